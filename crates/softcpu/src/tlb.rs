@@ -1,0 +1,316 @@
+//! The software TLB, and every access of the guest to its memory.
+//!
+//! An access first compares the page of its last byte with a tag in a direct-mapped table; if that
+//! matches, the page's bytes are at `address + addend` in this process. Everything else (a page not
+//! in the table, MMIO, a page that holds decoded code, an access that crosses into another page)
+//! takes the slow path in `access.rs`.
+//!
+//! There are four sets of entries, so that a change of privilege is a change of offset:
+//! supervisor, supervisor with SMAP suspended (EFLAGS.AC), and user; the fourth is unused padding.
+//!
+//! The accesses themselves are single host instructions in `asm!`: guest memory is shared with
+//! other vCPUs and devices, and may be unaligned, which Rust's own memory operations do not allow.
+//! On an x86 host they have exactly the ordering and atomicity that the guest expects.
+
+use std::arch::asm;
+
+use crate::access;
+use crate::cpu::{Cpu, Trap, rflags};
+
+/// Entries in a set.
+pub const SET_ENTRIES: usize = 1024;
+const ENTRIES: usize = 4 * SET_ENTRIES;
+/// Offset of the set for accesses by user code.
+pub const USER_SET: usize = 2 * SET_ENTRIES;
+/// A tag that no page has: page addresses have their low bits clear.
+const NO_PAGE: u64 = 1;
+
+const CR4_SMAP: u64 = 1 << 21;
+
+/// One translated page.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Entry {
+    /// The page's virtual address if it may be read without asking.
+    pub read: u64,
+    /// The page's virtual address if it may be written without asking.
+    pub write: u64,
+    /// Host address minus virtual address.
+    pub addend: u64,
+    /// Guest frame number, and in bit 63 whether the mapping is global.
+    pub frame: u64,
+}
+
+const GLOBAL: u64 = 1 << 63;
+
+const EMPTY: Entry = Entry { read: NO_PAGE, write: NO_PAGE, addend: 0, frame: 0 };
+
+/// All sets of one vCPU.
+pub struct Tlb {
+    entries: Box<[Entry; ENTRIES]>,
+    /// Raised by every flush that may unmap user-half code: see `block.rs`.
+    pub low_generation: u32,
+    /// Raised by every flush that may unmap kernel-half code.
+    pub high_generation: u32,
+}
+
+impl Default for Tlb {
+    fn default() -> Self {
+        let entries = vec![EMPTY; ENTRIES].into_boxed_slice();
+        let entries = entries.try_into().unwrap_or_else(|_| unreachable!("the length is ENTRIES"));
+        Self { entries, low_generation: 1, high_generation: 1 }
+    }
+}
+
+impl Tlb {
+    /// The set that an access at `cpl` uses.
+    pub fn set_for(cpl: u8, cr4: u64, eflags: u64) -> usize {
+        match cpl {
+            3 => USER_SET,
+            _ if cr4 & CR4_SMAP != 0 && eflags & rflags::AC != 0 => SET_ENTRIES,
+            _ => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn index(set: usize, va: u64) -> usize {
+        (set | (va >> 12) as usize & (SET_ENTRIES - 1)) & (ENTRIES - 1)
+    }
+
+    /// The entry that would hold the page of `va`.
+    #[inline(always)]
+    pub fn entry(&self, set: usize, va: u64) -> &Entry {
+        &self.entries[Self::index(set, va)]
+    }
+
+    /// Puts a page in. `host` is its first byte in this process.
+    pub fn fill(&mut self, set: usize, va: u64, host: u64, frame: u64, global: bool, writable: bool) {
+        let page = va & !0xFFF;
+        let entry = &mut self.entries[Self::index(set, va)];
+        entry.read = page;
+        entry.write = if writable { page } else { NO_PAGE };
+        entry.addend = host.wrapping_sub(page);
+        entry.frame = frame | if global { GLOBAL } else { 0 };
+    }
+
+    /// Drops everything.
+    pub fn flush_all(&mut self) {
+        self.entries.fill(EMPTY);
+        self.low_generation = self.low_generation.wrapping_add(1);
+        self.high_generation = self.high_generation.wrapping_add(1);
+    }
+
+    /// Drops all but global pages, as a write to CR3 does.
+    pub fn flush_non_global(&mut self) {
+        for entry in &mut self.entries[..USER_SET] {
+            if entry.frame & GLOBAL == 0 {
+                *entry = EMPTY;
+            }
+        }
+        self.entries[USER_SET..].fill(EMPTY);
+        self.low_generation = self.low_generation.wrapping_add(1);
+    }
+
+    /// Drops the page of `va`, as INVLPG does.
+    pub fn flush_page(&mut self, va: u64) {
+        for set in [0, SET_ENTRIES, USER_SET] {
+            self.entries[Self::index(set, va)] = EMPTY;
+        }
+        if va >> 63 == 0 {
+            self.low_generation = self.low_generation.wrapping_add(1);
+        } else {
+            self.high_generation = self.high_generation.wrapping_add(1);
+        }
+    }
+
+    /// Makes guest frame `frame` not writable without asking.
+    pub fn protect_frame(&mut self, frame: u64) {
+        for entry in self.entries.iter_mut() {
+            if entry.frame & !GLOBAL == frame {
+                entry.write = NO_PAGE;
+            }
+        }
+    }
+
+    /// Makes every page not writable without asking, as when the log of written pages starts anew.
+    pub fn protect_all(&mut self) {
+        for entry in self.entries.iter_mut() {
+            entry.write = NO_PAGE;
+        }
+    }
+}
+
+/// The integer widths of operands.
+pub trait Width: Copy + Eq + 'static {
+    /// Bytes.
+    const BYTES: u64;
+    /// From the low bits of a register.
+    fn from_u64(value: u64) -> Self;
+    /// Zero-extended.
+    fn to_u64(self) -> u64;
+    /// Sign-extended.
+    fn to_i64(self) -> i64;
+    /// Reads guest memory with one instruction.
+    ///
+    /// # Safety
+    /// `host` points to `BYTES` bytes of guest RAM.
+    unsafe fn load(host: u64) -> Self;
+    /// Writes guest memory with one instruction.
+    ///
+    /// # Safety
+    /// As for `load`.
+    unsafe fn store(host: u64, value: Self);
+}
+
+macro_rules! width {
+    ($ty:ty, $signed:ty, $class:ident, $mov:literal, $store:literal) => {
+        impl Width for $ty {
+            const BYTES: u64 = size_of::<$ty>() as u64;
+            #[inline(always)]
+            fn from_u64(value: u64) -> Self {
+                value as $ty
+            }
+            #[inline(always)]
+            fn to_u64(self) -> u64 {
+                self as u64
+            }
+            #[inline(always)]
+            fn to_i64(self) -> i64 {
+                self as $signed as i64
+            }
+            #[inline(always)]
+            unsafe fn load(host: u64) -> Self {
+                let value: $ty;
+                // SAFETY: the caller vouches for `host`.
+                unsafe {
+                    asm!($mov, v = out($class) value, p = in(reg) host,
+                         options(nostack, preserves_flags, readonly));
+                }
+                value
+            }
+            #[inline(always)]
+            unsafe fn store(host: u64, value: Self) {
+                // SAFETY: the caller vouches for `host`.
+                unsafe {
+                    asm!($store, v = in($class) value, p = in(reg) host,
+                         options(nostack, preserves_flags));
+                }
+            }
+        }
+    };
+}
+
+width!(u8, i8, reg_byte, "mov {v}, byte ptr [{p}]", "mov byte ptr [{p}], {v}");
+width!(u16, i16, reg, "mov {v:x}, word ptr [{p}]", "mov word ptr [{p}], {v:x}");
+width!(u32, i32, reg, "mov {v:e}, dword ptr [{p}]", "mov dword ptr [{p}], {v:e}");
+width!(u64, i64, reg, "mov {v:r}, qword ptr [{p}]", "mov qword ptr [{p}], {v:r}");
+
+/// Where a read-modify-write may work: see [`Cpu::modify`].
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// Host address of the operand.
+    pub host: u64,
+    /// Set if `Cpu::modified` must be called behind the change.
+    pub slow: bool,
+}
+
+impl Cpu {
+    /// Loads from linear address `va` with the current privilege.
+    #[inline(always)]
+    pub fn load<T: Width>(&mut self, va: u64) -> Result<T, Trap> {
+        let entry = self.tlb.entry(self.tlb_set, va);
+        if entry.read == va.wrapping_add(T::BYTES - 1) & !0xFFF {
+            // SAFETY: a filled entry maps the whole page to guest RAM, which lives as long as the
+            // vCPU; the tag says that first and last byte are in that page.
+            return Ok(unsafe { T::load(va.wrapping_add(entry.addend)) });
+        }
+        access::call_slow_load(self, va, T::BYTES).map(T::from_u64)
+    }
+
+    /// Stores to linear address `va` with the current privilege.
+    #[inline(always)]
+    pub fn store<T: Width>(&mut self, va: u64, value: T) -> Result<(), Trap> {
+        let entry = self.tlb.entry(self.tlb_set, va);
+        if entry.write == va.wrapping_add(T::BYTES - 1) & !0xFFF {
+            // SAFETY: as in `load`.
+            unsafe { T::store(va.wrapping_add(entry.addend), value) };
+            return Ok(());
+        }
+        access::call_slow_store(self, va, T::BYTES, value.to_u64())
+    }
+
+    /// Finds the place of an operand that is read and then written, with the rights for both
+    /// checked, so that nothing can fail between the two.
+    #[inline(always)]
+    pub fn modify<T: Width>(&mut self, va: u64) -> Result<Place, Trap> {
+        let entry = self.tlb.entry(self.tlb_set, va);
+        if entry.write == va.wrapping_add(T::BYTES - 1) & !0xFFF {
+            return Ok(Place { host: va.wrapping_add(entry.addend), slow: false });
+        }
+        let host = access::call_slow_modify(self, va, T::BYTES)?;
+        Ok(Place { host, slow: true })
+    }
+
+    /// [`Cpu::modify`] for sixteen bytes, aligned to sixteen.
+    pub fn modify_16(&mut self, va: u64) -> Result<Place, Trap> {
+        let entry = self.tlb.entry(self.tlb_set, va);
+        if entry.write == va & !0xFFF {
+            return Ok(Place { host: va.wrapping_add(entry.addend), slow: false });
+        }
+        let host = access::call_slow_modify(self, va, 16)?;
+        Ok(Place { host, slow: true })
+    }
+
+    /// Completes a change made at a `place` that is slow.
+    #[inline(always)]
+    pub fn modified(&mut self, place: Place) {
+        if place.slow {
+            access::call_slow_modified(self);
+        }
+    }
+}
+
+impl Cpu {
+    /// Copies `bytes` from `from` to `to`, both stretches inside one page each, as REP MOVS with
+    /// elements of `element` bytes going upwards does. False, with nothing done, if a page is not
+    /// at hand or the stretches overlap so that the order of bytes matters.
+    pub fn copy_inside_pages(&mut self, from: u64, to: u64, bytes: u64, element: u64) -> bool {
+        let (source, target) = (*self.tlb.entry(self.tlb_set, from), *self.tlb.entry(self.tlb_set, to));
+        if source.read != from & !0xFFF || target.write != to & !0xFFF {
+            return false;
+        }
+        let source = from.wrapping_add(source.addend);
+        let target = to.wrapping_add(target.addend);
+        if target > source && target < source + bytes && target - source < element.max(8) {
+            return false;
+        }
+        // SAFETY: both tags match, so both stretches lie in mapped pages of RAM. MOVSB going
+        // upwards has the guest's own semantics on overlap.
+        unsafe {
+            asm!("rep movsb", inout("rcx") bytes => _, inout("rsi") source => _,
+                 inout("rdi") target => _, options(nostack, preserves_flags));
+        }
+        true
+    }
+
+    /// Stores `elements` times `value` from `to` upwards, inside one page; false, with nothing
+    /// done, if the page is not at hand.
+    pub fn fill_inside_page<T: Width>(&mut self, to: u64, elements: u64, value: T) -> bool {
+        let entry = *self.tlb.entry(self.tlb_set, to);
+        if entry.write != to & !0xFFF {
+            return false;
+        }
+        let target = to.wrapping_add(entry.addend);
+        let value = value.to_u64();
+        // SAFETY: the tag matches, so the stretch lies in a mapped page of RAM.
+        unsafe {
+            match T::BYTES {
+                8 => asm!("rep stosq", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags)),
+                4 => asm!("rep stosd", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags)),
+                2 => asm!("rep stosw", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags)),
+                _ => asm!("rep stosb", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags)),
+            }
+        }
+        true
+    }
+}
