@@ -1,0 +1,50 @@
+//! All targets over a fixed set of pseudo-random inputs, and over their corpora where there are
+//! any: so that a target that has rotted is found without a fuzzer.
+
+use std::path::PathBuf;
+
+/// Inputs for each target.
+const INPUTS: u64 = 2000;
+/// Bytes in the longest.
+const INPUT_MAX: u64 = 700;
+
+/// SplitMix64: enough to scatter bytes, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^ word >> 31
+    }
+}
+
+fn check(name: &str, run: fn(&[u8])) {
+    let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+    for file in std::fs::read_dir(corpus).into_iter().flatten().flatten() {
+        run(&std::fs::read(file.path()).unwrap());
+    }
+    let mut random = Random(1);
+    for _ in 0..INPUTS {
+        let len = random.next() % INPUT_MAX;
+        let input: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        run(&input);
+    }
+}
+
+#[test]
+fn virtio_transport() {
+    check("virtio_transport", crate::virtio_transport::run);
+}
+
+#[test]
+fn block_request() {
+    check("block_request", crate::block_request::run);
+}
+
+#[test]
+fn legacy_devices() {
+    check("legacy_devices", crate::legacy_devices::run);
+}
