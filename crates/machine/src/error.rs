@@ -1,0 +1,57 @@
+//! Why a machine could not be built.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A machine could not be built.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The host does not open a file.
+    #[error("cannot open the {what} {path}: {source}", path = path.display())]
+    Open {
+        /// What it is to the machine.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// Kernel, initial RAM disk or tables cannot be loaded.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// The CPU back end failed.
+    #[error(transparent)]
+    Cpu(#[from] vcpu::Error),
+    /// There are more devices than places for them.
+    #[error("the machine has more than {max} virtio devices: remove drives or interfaces")]
+    TooManyDevices {
+        /// How many there may be.
+        max: usize,
+    },
+    /// The specification asks for a device that there is not.
+    #[error("{device} {id}: {what} not supported by this version: remove it")]
+    Unsupported {
+        /// The kind of the device.
+        device: &'static str,
+        /// Its id.
+        id: String,
+        /// What there is not, with its verb.
+        what: &'static str,
+    },
+    /// The parts do not fit the specification: a fault of whoever made them.
+    #[error("the machine has {drives} drives, and {disks} disks were opened for them")]
+    Disks {
+        /// Drives in the specification.
+        drives: usize,
+        /// Disks in the parts.
+        disks: usize,
+    },
+    /// A device does not fit its transport: a fault of ours.
+    #[error(transparent)]
+    Virtio(#[from] virtio::Error),
+    /// Two devices at one address: a fault of ours.
+    #[error(transparent)]
+    Map(#[from] bus::RangeError),
+}
