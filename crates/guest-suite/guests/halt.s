@@ -1,0 +1,4 @@
+# Sleeps with interrupts on and none to come.
+        sti
+2:      hlt
+        jmp     2b
