@@ -224,6 +224,7 @@ impl Cpu {
     fn check_range(&mut self, va: u64, len: usize) -> Result<usize, Trap> {
         let last = va.wrapping_add((len as u64).saturating_sub(1));
         if self.long_mode() && !(canonical(va) && canonical(last)) {
+            self.not_canonical = true;
             return Err(self.raise(Exception::with(vector::GP, 0)));
         }
         Ok(len.min(4096 - (va & 0xFFF) as usize))

@@ -223,6 +223,8 @@ pub struct Cpu {
     pub shadow: bool,
     /// The block that runs is a single instruction that will not be used again.
     pub alone: bool,
+    /// The pending #GP is for an address that is not canonical.
+    pub not_canonical: bool,
     /// A jump that wants to be linked with the block that the outer loop finds next.
     pub link_from: LinkFrom,
 

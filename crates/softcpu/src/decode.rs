@@ -103,6 +103,24 @@ impl Cpu {
         Ok(self.code.keep_once(row))
     }
 
+    /// The instruction at RIP, decoded anew, if its bytes are at hand.
+    pub fn decode_at_rip(&mut self) -> Option<Instruction> {
+        let head = self.decode_bytes_at_rip().ok()?;
+        let context = Context { bits: self.code_size.bits(), page_offset: 0 };
+        decode(&head, context, 1).first().map(|d| d.instruction)
+    }
+
+    fn decode_bytes_at_rip(&mut self) -> Result<Vec<u8>, Trap> {
+        let pending = self.pending;
+        let linear = self.code_linear(self.regs[crate::cpu::RIP])?;
+        let frame = self.fetch_frame(linear);
+        self.pending = pending;
+        let in_page = (4096 - (linear & 0xFFF) as usize).min(INSTRUCTION_BYTES_MAX);
+        let mut code = vec![0; in_page];
+        self.read_physical(frame? << 12 | linear & 0xFFF, &mut code);
+        Ok(code)
+    }
+
     /// Appends the ops of `decoded` to `row`, and an ending op.
     fn lay_out(&mut self, decoded: &[Decoded], context: Context, row: &mut Vec<Op>) {
         let mut shadowed = false;

@@ -19,7 +19,7 @@ use simd::FpState;
 use vcpu::{CpuState, Error, Exit, Kick, MpState, Vcpu};
 
 use crate::block::{CodeCache, is_current};
-use crate::cpu::{CS, CodeSize, Cpu, Pending, RIP, Trap, rflags};
+use crate::cpu::{CS, CodeSize, Cpu, Exception, Pending, RIP, Trap, rflags, vector};
 use crate::op::{Op, enter};
 use crate::paging::{Access, Privilege, canonical};
 use crate::tlb::Tlb;
@@ -43,6 +43,18 @@ impl SoftVcpu {
     }
 }
 
+impl Drop for SoftVcpu {
+    fn drop(&mut self) {
+        let cpu = &self.cpu;
+        let (blocks, kib) = (cpu.code.decoded, cpu.code.bytes() >> 10);
+        log::debug!(
+            "vCPU {}: {} instructions run, {blocks} blocks decoded, {kib} KiB of decoded code",
+            cpu.id,
+            cpu.instructions
+        );
+    }
+}
+
 impl Vcpu for SoftVcpu {
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
         self.cpu.restore(state);
@@ -59,7 +71,6 @@ impl Vcpu for SoftVcpu {
         }
         let exit = self.cpu.run();
         self.cpu.leave_guest();
-        log::trace!("vCPU {}: {exit:?} after {} instructions", self.cpu.id, self.cpu.instructions);
         Ok(exit)
     }
 
@@ -83,6 +94,7 @@ impl Cpu {
             trap_offset: 0,
             shadow: false,
             alone: false,
+            not_canonical: false,
             link_from: Default::default(),
             tlb: Tlb::default(),
             fp: Box::<FpState>::default(),
@@ -252,6 +264,7 @@ impl Cpu {
         if self.stepping() {
             return self.run_alone();
         }
+        self.eflags &= !rflags::RF;
         let from = self.link_from.0.take();
         let Ok((head, kept)) = self.find_block() else {
             return self.settle(0);
@@ -269,10 +282,10 @@ impl Cpu {
     /// Runs the one instruction at RIP, decoded for this once.
     fn run_alone(&mut self) -> Option<Exit> {
         let stepping = self.eflags & rflags::TF != 0;
-        let before = self.regs[RIP];
         if self.instruction_breakpoint() {
             return self.settle(0);
         }
+        self.eflags &= !rflags::RF;
         let Ok(head) = self.decode_alone() else {
             return self.settle(0);
         };
@@ -281,9 +294,7 @@ impl Cpu {
         enter(head, self);
         self.alone = false;
         self.link_from.0 = None;
-        self.eflags &= !rflags::RF;
-        let repeats = self.pending == Pending::None && self.regs[RIP] == before;
-        if stepping && self.pending == Pending::None && !repeats && !self.shadow {
+        if stepping && self.pending == Pending::None && !self.shadow {
             self.debug_hits |= 1 << 14;
         }
         self.settle(self.trap_offset)
@@ -296,6 +307,7 @@ impl Cpu {
             Pending::None => self.regs[RIP] = rip,
             Pending::Fault(exception) => {
                 self.regs[RIP] = rip;
+                let exception = self.through_stack(exception);
                 self.trap_offset = 0;
                 if self.deliver_fault(exception).is_err() {
                     return Some(Exit::TripleFault);
@@ -318,6 +330,16 @@ impl Cpu {
             return Some(Exit::TripleFault);
         }
         None
+    }
+
+    /// #SS in place of the #GP for a non-canonical address, where the instruction at RIP used the
+    /// stack segment.
+    fn through_stack(&mut self, exception: Exception) -> Exception {
+        if !std::mem::take(&mut self.not_canonical) || exception.vector != vector::GP {
+            return exception;
+        }
+        let uses_stack = self.decode_at_rip().is_some_and(|i| crate::select::uses_stack(&i));
+        if uses_stack { Exception::with(vector::SS, 0) } else { exception }
     }
 
     /// Whether instructions must be run one at a time: single step, or breakpoints on code.

@@ -255,6 +255,13 @@ pub fn always_sets_flags(i: &Instruction) -> bool {
     }
 }
 
+/// Whether the instruction's memory access goes through SS: it moves the stack pointer, or its
+/// operand's default segment is SS.
+pub fn uses_stack(i: &Instruction) -> bool {
+    let explicit = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+    if explicit { i.memory_segment() == Register::SS } else { i.is_stack_instruction() }
+}
+
 /// Puts `Near`, `Looked` or `Cut` into a handler with one type parameter for the jump's reach.
 macro_rules! by_reach {
     ($reach:expr, $R:ident => $body:expr) => {

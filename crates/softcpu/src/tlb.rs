@@ -48,6 +48,9 @@ const EMPTY: Entry = Entry { read: NO_PAGE, write: NO_PAGE, addend: 0, frame: 0 
 /// All sets of one vCPU.
 pub struct Tlb {
     entries: Box<[Entry; ENTRIES]>,
+    /// Indices of entries filled with pages that are not global, since they were last dropped.
+    /// Guests that patch their code switch CR3 thousands of times with a handful of these.
+    local: Vec<u16>,
     /// Raised by every flush that may unmap user-half code: see `block.rs`.
     pub low_generation: u32,
     /// Raised by every flush that may unmap kernel-half code.
@@ -58,7 +61,7 @@ impl Default for Tlb {
     fn default() -> Self {
         let entries = vec![EMPTY; ENTRIES].into_boxed_slice();
         let entries = entries.try_into().unwrap_or_else(|_| unreachable!("the length is ENTRIES"));
-        Self { entries, low_generation: 1, high_generation: 1 }
+        Self { entries, local: Vec::with_capacity(ENTRIES), low_generation: 1, high_generation: 1 }
     }
 }
 
@@ -86,28 +89,45 @@ impl Tlb {
     /// Puts a page in. `host` is its first byte in this process.
     pub fn fill(&mut self, set: usize, va: u64, host: u64, frame: u64, global: bool, writable: bool) {
         let page = va & !0xFFF;
-        let entry = &mut self.entries[Self::index(set, va)];
+        let index = Self::index(set, va);
+        if !global {
+            self.note_local(index);
+        }
+        let entry = &mut self.entries[index];
         entry.read = page;
         entry.write = if writable { page } else { NO_PAGE };
         entry.addend = host.wrapping_sub(page);
         entry.frame = frame | if global { GLOBAL } else { 0 };
     }
 
+    fn note_local(&mut self, index: usize) {
+        if self.local.len() == ENTRIES {
+            // The list is full, of repetitions perhaps: all that is not global starts anew.
+            self.drop_local();
+        }
+        self.local.push(index as u16);
+    }
+
+    fn drop_local(&mut self) {
+        for index in self.local.drain(..) {
+            let entry = &mut self.entries[usize::from(index) & (ENTRIES - 1)];
+            if entry.frame & GLOBAL == 0 {
+                *entry = EMPTY;
+            }
+        }
+    }
+
     /// Drops everything.
     pub fn flush_all(&mut self) {
         self.entries.fill(EMPTY);
+        self.local.clear();
         self.low_generation = self.low_generation.wrapping_add(1);
         self.high_generation = self.high_generation.wrapping_add(1);
     }
 
     /// Drops all but global pages, as a write to CR3 does.
     pub fn flush_non_global(&mut self) {
-        for entry in &mut self.entries[..USER_SET] {
-            if entry.frame & GLOBAL == 0 {
-                *entry = EMPTY;
-            }
-        }
-        self.entries[USER_SET..].fill(EMPTY);
+        self.drop_local();
         self.low_generation = self.low_generation.wrapping_add(1);
     }
 

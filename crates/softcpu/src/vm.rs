@@ -1,7 +1,7 @@
 //! The machine around the vCPUs: shared interrupt controllers, time, wake-ups, and the ways from
 //! an instruction to a device.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +33,8 @@ impl Default for Options {
 pub struct SoftVm {
     shared: Arc<Shared>,
     ram: RamView,
+    /// Bit n: vCPU n was made.
+    made: AtomicU32,
 }
 
 impl SoftVm {
@@ -43,7 +45,7 @@ impl SoftVm {
             return Err(Error::Unsupported(text));
         }
         let shared = Arc::new(Shared::new(options));
-        Ok(Arc::new(Self { shared, ram: RamView::new(memory) }))
+        Ok(Arc::new(Self { shared, ram: RamView::new(memory), made: AtomicU32::new(0) }))
     }
 }
 
@@ -52,6 +54,9 @@ impl Vm for SoftVm {
         if id >= self.shared.vcpus {
             let text = format!("vCPU {id} is beyond the {} of this VM", self.shared.vcpus);
             return Err(Error::Unsupported(text));
+        }
+        if self.made.fetch_or(1 << id, Ordering::SeqCst) & 1 << id != 0 {
+            return Err(Error::Unsupported(format!("vCPU {id} was made before")));
         }
         Ok(Box::new(SoftVcpu::new(Cpu::new(id, self.ram.clone(), self.shared.clone()))))
     }

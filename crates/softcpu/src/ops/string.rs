@@ -78,13 +78,15 @@ impl Cpu {
             if left == 0 {
                 return Ok(());
             }
-            let (moved, ended) = one(op, self, left)?;
+            // Single-stepping stops behind every iteration.
+            let stepping = self.eflags & rflags::TF != 0;
+            let (moved, ended) = one(op, self, if stepping { 1 } else { left })?;
             self.count_down(op, moved);
             done += moved;
             if ended {
                 return Ok(());
             }
-            if done >= STRETCH && self.regs[RCX] & Self::string_mask(op) != 0 {
+            if (stepping || done >= STRETCH) && self.regs[RCX] & Self::string_mask(op) != 0 {
                 // Interrupts are taken between elements, with RIP still at the instruction.
                 self.pending = Pending::None;
                 self.budget = 0;
