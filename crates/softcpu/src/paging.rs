@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use memory::RamPage;
+
 use crate::cpu::{Cpu, Exception, Trap, rflags, vector};
 
 /// What an access is about to do.
@@ -125,7 +127,7 @@ impl Cpu {
         let nxe = self.efer & EFER_NXE != 0;
         for level in (0..4).rev() {
             let slot = table | (va >> (12 + 9 * level) & 0x1FF) << 3;
-            let entry = self.table_entry(slot).ok_or(0u32)?;
+            let (entry, page) = self.table_entry(slot).ok_or(0u32)?;
             let value = entry.load(Ordering::Relaxed);
             if value & P == 0 {
                 return Err(0);
@@ -139,13 +141,13 @@ impl Cpu {
             }
             rights.narrow(value);
             if !leaf {
-                set_bits(entry, value, A);
+                set_bits(entry, page, value, A);
                 table = value & FRAME;
                 continue;
             }
             self.check(rights, access, privilege)?;
             let dirty = if access == Access::Write { A | D } else { A };
-            set_bits(entry, value, dirty);
+            set_bits(entry, page, value, dirty);
             let frame = value & FRAME & !(span - 1);
             return Ok(Translation {
                 physical: frame | va & (span - 1),
@@ -168,10 +170,11 @@ impl Cpu {
         let mut rights = Rights { writable: true, user: true, executable: true };
         rights.narrow(value);
         let big = value & PS != 0 && self.cr4 & CR4_PSE != 0;
-        let (entry, value, span) = if big {
-            (entry, value, 1u64 << 22)
+        let (entry, value, span, table) = if big {
+            (entry, value, 1u64 << 22, directory)
         } else {
             entry.fetch_or(A as u32, Ordering::Relaxed);
+            self.mark_dirty(directory);
             let slot = value & 0xFFFF_F000 | (va >> 12 & 0x3FF) << 2;
             let leaf = self.table_entry_32(slot).ok_or(0u32)?;
             let value = u64::from(leaf.load(Ordering::Relaxed));
@@ -179,11 +182,12 @@ impl Cpu {
                 return Err(0);
             }
             rights.narrow(value);
-            (leaf, value, 1 << 12)
+            (leaf, value, 1 << 12, slot)
         };
         self.check(rights, access, privilege)?;
         let dirty = if access == Access::Write { A | D } else { A };
         entry.fetch_or(dirty as u32, Ordering::Relaxed);
+        self.mark_dirty(table);
         Ok(Translation {
             physical: value & 0xFFFF_F000 & !(span - 1) | va & (span - 1),
             global: value & G != 0 && self.cr4 & CR4_PGE != 0,
@@ -214,11 +218,18 @@ impl Cpu {
     }
 
     /// The paging-structure entry at physical address `slot`, if that is RAM.
-    fn table_entry(&self, slot: u64) -> Option<&AtomicU64> {
+    fn table_entry(&self, slot: u64) -> Option<(&AtomicU64, RamPage<'_>)> {
         let page = self.port.ram.page(slot >> 12)?;
         // SAFETY: the entry is 8-byte aligned inside a page of RAM that lives as long as the
         // vCPU, and all of the host's accesses to page tables are atomic.
-        Some(unsafe { &*page.host.as_ptr().add((slot & 0xFF8) as usize).cast::<AtomicU64>() })
+        let entry = unsafe { &*page.host.as_ptr().add((slot & 0xFF8) as usize).cast::<AtomicU64>() };
+        Some((entry, page))
+    }
+
+    fn mark_dirty(&self, physical: u64) {
+        if let Some(page) = self.port.ram.page(physical >> 12) {
+            page.set_dirty();
+        }
     }
 
     fn table_entry_32(&self, slot: u64) -> Option<&AtomicU32> {
@@ -244,8 +255,9 @@ impl Rights {
 }
 
 /// Sets `bits` in a paging-structure entry, unless they are.
-fn set_bits(entry: &AtomicU64, value: u64, bits: u64) {
+fn set_bits(entry: &AtomicU64, page: RamPage<'_>, value: u64, bits: u64) {
     if value & bits != bits {
         entry.fetch_or(bits, Ordering::Relaxed);
+        page.set_dirty();
     }
 }

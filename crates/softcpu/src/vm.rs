@@ -190,9 +190,14 @@ impl Sink for &Shared {
     }
 }
 
+/// What does not change in the local APIC of vCPU `id`.
+pub fn apic_config(id: u32) -> ApicConfig {
+    ApicConfig { id, bootstrap: id == 0, ..ApicConfig::default() }
+}
+
 /// A new local APIC for vCPU `id`, with the legacy pins wired as firmware leaves them.
 pub fn new_apic(id: u32) -> LocalApic {
-    let mut apic = LocalApic::new(ApicConfig { id, bootstrap: id == 0, ..ApicConfig::default() });
+    let mut apic = LocalApic::new(apic_config(id));
     if id == 0 {
         apic.wire_legacy_pins();
     }

@@ -53,7 +53,7 @@ macro_rules! alu_op {
             #[inline(always)]
             fn plain($a: $ty, $b: $ty, fx: u16) -> $ty {
                 let $c = (fx >> 8 & 1) as $ty;
-                let _ = $c;
+                let _ = ($c, $b);
                 $plain
             }
             #[inline(always)]

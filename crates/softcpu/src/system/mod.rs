@@ -15,6 +15,7 @@
 //! task gates, virtual-8086 mode, PAE paging outside of long mode, PCID, machine checks,
 //! performance counters, MONITOR, UMIP, and every speculation control.
 
+pub mod apic_page;
 pub mod control;
 pub mod cpuid;
 pub mod debug;

@@ -18,7 +18,7 @@ const DR7_RESET: u64 = 0x400;
 const RIP_RESET: u64 = 0xFFF0;
 
 impl Cpu {
-    /// The whole state but the local APIC's page.
+    /// The whole state.
     pub fn save(&mut self) -> CpuState {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.regs[..16]);
@@ -46,12 +46,12 @@ impl Cpu {
             debug: [dr0, dr1, dr2, dr3, self.dr6, self.dr7],
             fxsave: Box::new(*self.fp.image()),
             msrs: self.save_msrs(),
-            lapic: None,
+            lapic: Some(self.save_apic()),
             mp_state: self.mp_state,
         }
     }
 
-    /// Loads a whole state but the local APIC's page. An FXSAVE image or an APIC base that this
+    /// Loads a whole state. An FXSAVE image or an APIC base that this
     /// CPU could not have is left out, with a warning.
     pub fn restore(&mut self, state: &CpuState) {
         self.regs = [0; REG_SLOTS];
@@ -75,6 +75,9 @@ impl Cpu {
         });
         if self.set_apic_base(state.apic_base).is_err() {
             log::warn!("vCPU {}: APIC base {:#x} is not possible", self.id, state.apic_base);
+        }
+        if let Some(page) = &state.lapic {
+            self.restore_apic(page);
         }
         self.pending = Pending::None;
         self.set_cr8(state.cr8 as u8 & 0xF);
