@@ -1100,8 +1100,11 @@ fn floating(d: &Decoded, context: Context, cpu: &mut Cpu) -> Option<Op> {
     let i = &d.instruction;
     let plan = ::simd::plan(i)?;
     let at_rdi = plan.at_rdi;
+    let run = match plan.mem {
+        ::simd::MemUse::None => handler::<simd::RunRegisterPlan>(),
+        _ => handler::<simd::RunPlan>(),
+    };
     let number = cpu.code.keep_plan(plan);
-    let run = handler::<simd::RunPlan>();
     let mut op = if at_rdi { string_op(d, context, run) } else { base_op(d, context, run) };
     op.aux = number;
     Some(op)

@@ -2,7 +2,7 @@
 
 use simd::{Class, Exception as FpException, MemUse, Outcome, Plan};
 
-use crate::cpu::{Cpu, Exception, RDI, Step, vector};
+use crate::cpu::{Cpu, Exception, RDI, Step, Trap, vector};
 use crate::op::{Exec, Op};
 use crate::tlb::Width;
 
@@ -50,13 +50,17 @@ impl Cpu {
         self.check_fp(plan.class)?;
         let va = self.plan_address(op, plan)?;
         let len = usize::from(plan.mem_bytes);
-        let mut operand = std::mem::take(&mut self.port.operand);
-        let result = self.run_plan_on(plan, va, &mut operand, len);
-        self.port.operand = operand;
-        result
+        if matches!(plan.mem, MemUse::Read | MemUse::ReadWrite) {
+            self.load_fp_operand(va, len)?;
+        }
+        self.run_loaded_plan(plan)?;
+        if matches!(plan.mem, MemUse::Write | MemUse::ReadWrite) {
+            self.store_fp_operand(va, len)?;
+        }
+        Ok(())
     }
 
-    fn plan_address(&mut self, op: &Op, plan: &Plan) -> Result<u64, crate::cpu::Trap> {
+    fn plan_address(&mut self, op: &Op, plan: &Plan) -> Result<u64, Trap> {
         if plan.mem == MemUse::None {
             return Ok(0);
         }
@@ -74,74 +78,66 @@ impl Cpu {
         Ok(va)
     }
 
-    fn run_plan_on(&mut self, plan: &Plan, va: u64, operand: &mut simd::Operand, len: usize) -> Step {
-        if matches!(plan.mem, MemUse::Read | MemUse::ReadWrite) {
-            let bytes = &mut operand.bytes_mut()[..len];
-            self.load_bytes(va, bytes)?;
-        }
+    /// Runs a plan whose memory operand, if it reads one, is loaded.
+    #[inline(always)]
+    fn run_loaded_plan(&mut self, plan: &Plan) -> Step {
         let flags = self.rflags();
-        match plan.run(&mut self.fp, &mut self.regs, operand, flags) {
-            Outcome::Done => {}
-            Outcome::Flags(flags) => self.fx = crate::flags::from_rflags(u64::from(flags)),
-            Outcome::Raise(FpException::Mf) => {
-                return Err(self.raise(Exception::plain(vector::MF)));
+        match plan.run(&mut self.fp, &mut self.regs, &mut self.port.operand, flags) {
+            Outcome::Done => Ok(()),
+            Outcome::Flags(flags) => {
+                self.fx = crate::flags::from_rflags(u64::from(flags));
+                Ok(())
             }
-            Outcome::Raise(FpException::Xm) if self.cr4 & CR4_OSXMMEXCPT == 0 => {
-                return Err(self.ud());
-            }
-            Outcome::Raise(FpException::Xm) => {
-                return Err(self.raise(Exception::plain(vector::XM)));
-            }
-            Outcome::Raise(FpException::Gp) => return Err(self.gp0()),
+            Outcome::Raise(exception) => Err(self.raise_fp(exception)),
         }
-        if matches!(plan.mem, MemUse::Write | MemUse::ReadWrite) {
-            self.store_bytes(va, &operand.bytes()[..len])?;
+    }
+
+    #[cold]
+    fn raise_fp(&mut self, exception: FpException) -> Trap {
+        match exception {
+            FpException::Mf => self.raise(Exception::plain(vector::MF)),
+            FpException::Xm if self.cr4 & CR4_OSXMMEXCPT == 0 => self.ud(),
+            FpException::Xm => self.raise(Exception::plain(vector::XM)),
+            FpException::Gp => self.gp0(),
         }
+    }
+
+    fn load_fp_operand(&mut self, va: u64, len: usize) -> Step {
+        let (low, high) = match len {
+            16 if va & 0xFFF <= 0xFF0 => (self.load::<u64>(va)?, self.load::<u64>(va.wrapping_add(8))?),
+            8 => (self.load::<u64>(va)?, 0),
+            4 => (self.load::<u32>(va)?.to_u64(), 0u64),
+            _ => return self.load_large_operand(va, len),
+        };
+        let value = u128::from(high) << 64 | u128::from(low);
+        self.port.operand.bytes_mut()[..16].copy_from_slice(&value.to_le_bytes());
         Ok(())
     }
 
-    /// Loads up to a page, by the fast path where the width has one.
-    fn load_bytes(&mut self, va: u64, bytes: &mut [u8]) -> Step {
-        match bytes.len() {
-            16 if va & 0xFFF <= 0xFF0 => {
-                let low = self.load::<u64>(va)?;
-                let high = self.load::<u64>(va.wrapping_add(8))?;
-                bytes[..8].copy_from_slice(&low.to_le_bytes());
-                bytes[8..].copy_from_slice(&high.to_le_bytes());
-            }
-            8 => bytes.copy_from_slice(&self.load::<u64>(va)?.to_le_bytes()),
-            4 => bytes.copy_from_slice(&self.load::<u32>(va)?.to_le_bytes()),
-            _ => {
-                let privilege = self.privilege();
-                self.read_linear(va, bytes, privilege)?;
-            }
-        }
+    #[inline(never)]
+    fn load_large_operand(&mut self, va: u64, len: usize) -> Step {
+        let mut bytes = [0; simd::XSAVE_BYTES];
+        let privilege = self.privilege();
+        self.read_linear(va, &mut bytes[..len], privilege)?;
+        self.port.operand.bytes_mut()[..len].copy_from_slice(&bytes[..len]);
         Ok(())
     }
 
-    fn store_bytes(&mut self, va: u64, bytes: &[u8]) -> Step {
-        match bytes.len() {
-            16 if va & 0xFFF <= 0xFF0 => {
-                let (low, high) = halves(bytes);
-                self.store(va, low)?;
-                self.store(va.wrapping_add(8), high)
-            }
-            8 => self.store(va, halves(bytes).0),
-            4 => self.store(va, halves(bytes).0 as u32),
+    fn store_fp_operand(&mut self, va: u64, len: usize) -> Step {
+        let bytes = self.port.operand.bytes();
+        let mut first = [0; 16];
+        first.copy_from_slice(&bytes[..16]);
+        let value = u128::from_le_bytes(first);
+        match len {
+            8 => self.store(va, value as u64),
+            4 => self.store(va, value as u32),
             _ => {
+                let bytes = *bytes;
                 let privilege = self.privilege();
-                self.write_linear(va, bytes, privilege)
+                self.write_linear(va, &bytes[..len], privilege)
             }
         }
     }
-}
-
-fn halves(bytes: &[u8]) -> (u64, u64) {
-    let mut whole = [0; 16];
-    let len = bytes.len().min(16);
-    whole[..len].copy_from_slice(&bytes[..len]);
-    let value = u128::from_le_bytes(whole);
-    (value as u64, (value >> 64) as u64)
 }
 
 fn copy_of(op: &Op) -> Op {
@@ -167,6 +163,16 @@ impl Exec for RunPlan {
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
         let plan = cpu.code.plan(op.aux);
         cpu.run_plan(op, &plan)
+    }
+}
+
+/// [`RunPlan`] where there is no memory operand.
+pub struct RunRegisterPlan;
+impl Exec for RunRegisterPlan {
+    fn exec(op: &Op, cpu: &mut Cpu) -> Step {
+        let plan = cpu.code.plan(op.aux);
+        cpu.check_fp(plan.class)?;
+        cpu.run_loaded_plan(&plan)
     }
 }
 
