@@ -236,7 +236,7 @@ pub fn ends_block(i: &Instruction) -> bool {
 }
 
 /// Whether the instruction always sets the flags that it is said to modify: shifts by CL and
-/// repeated comparisons may leave them.
+/// repeated comparisons may leave them, and multiplications some of them, as the host does.
 pub fn always_sets_flags(i: &Instruction) -> bool {
     match i.mnemonic() {
         Mnemonic::Shl
@@ -249,6 +249,8 @@ pub fn always_sets_flags(i: &Instruction) -> bool {
         | Mnemonic::Rcr
         | Mnemonic::Shld
         | Mnemonic::Shrd
+        | Mnemonic::Mul
+        | Mnemonic::Imul
         | Mnemonic::Div
         | Mnemonic::Idiv => false,
         _ => !(i.has_rep_prefix() || i.has_repne_prefix()),
@@ -631,7 +633,8 @@ fn xlat(d: &Decoded, context: Context) -> Option<Op> {
 
 fn conditional_moves(d: &Decoded, context: Context) -> Option<Op> {
     let i = &d.instruction;
-    if i.condition_code() == ConditionCode::None || i.is_jcc_short_or_near() {
+    // Jcc has a condition too, and so have LOOPE and LOOPNE.
+    if i.condition_code() == ConditionCode::None || i.flow_control() != FlowControl::Next {
         return None;
     }
     let cc = condition_number(i);

@@ -159,9 +159,8 @@ where
             let new = cpu.get::<T>(op.b);
             cpu.set(op.a, new);
         } else {
+            // The destination is left alone, its upper half included.
             cpu.set(RAX as u8, found);
-            // A 32-bit destination is written back, which clears its upper half.
-            cpu.set(op.a, found);
         }
         Ok(())
     }

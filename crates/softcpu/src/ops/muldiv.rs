@@ -9,10 +9,11 @@ use crate::tlb::Width;
 
 /// The accumulator pair's operations at width `T`, which the host's own instructions do.
 pub trait MulDiv: Width {
-    /// MUL (or, `SIGNED`, IMUL): low half, high half, flags.
-    fn mul<const SIGNED: bool>(a: Self, b: Self) -> (Self, Self, u16);
-    /// IMUL with two or three operands: the low half, flags.
-    fn imul(a: Self, b: Self) -> (Self, u16);
+    /// MUL (or, `SIGNED`, IMUL): low half, high half, flags. Some hosts leave SF, ZF, AF and PF as
+    /// they are, so the host's instruction starts from `fx`.
+    fn mul<const SIGNED: bool>(a: Self, b: Self, fx: u16) -> (Self, Self, u16);
+    /// IMUL with two or three operands: the low half, flags, likewise.
+    fn imul(a: Self, b: Self, fx: u16) -> (Self, u16);
     /// DIV (or, `SIGNED`, IDIV) of `high:low`: quotient and remainder; none for #DE. Flags are the
     /// host's.
     fn div<const SIGNED: bool>(high: Self, low: Self, by: Self) -> Option<(Self, Self)>;
@@ -22,30 +23,29 @@ macro_rules! muldiv {
     ($ty:ty, $signed:ty, $wide:ty, $signed_wide:ty, $bits:literal, $m:literal) => {
         impl MulDiv for $ty {
             #[inline(always)]
-            fn mul<const SIGNED: bool>(a: Self, b: Self) -> (Self, Self, u16) {
-                let (low, high, fx): (u64, u64, u64);
-                // SAFETY: register arithmetic only; RAX is read before LAHF changes it.
-                unsafe {
-                    if SIGNED {
-                        asm!(concat!("imul {b", $m, "}"), "mov {l}, rax", "lahf", "seto al",
-                             b = in(reg) b as u64, l = out(reg) low, inout("rax") a as u64 => fx, out("rdx") high,
-                             options(pure, nomem, nostack));
-                    } else {
-                        asm!(concat!("mul {b", $m, "}"), "mov {l}, rax", "lahf", "seto al",
-                             b = in(reg) b as u64, l = out(reg) low, inout("rax") a as u64 => fx, out("rdx") high,
-                             options(pure, nomem, nostack));
-                    }
-                }
-                (low as $ty, high as $ty, fx as u16)
-            }
-            #[inline(always)]
-            fn imul(a: Self, b: Self) -> (Self, u16) {
-                let mut r = a;
-                let fx: u16;
+            fn mul<const SIGNED: bool>(a: Self, b: Self, mut fx: u16) -> (Self, Self, u16) {
+                let (low, high): (u64, u64);
                 // SAFETY: register arithmetic only.
                 unsafe {
-                    asm!(concat!("imul {a", $m, "}, {b", $m, "}"), "lahf", "seto al",
-                         a = inout(reg) r, b = in(reg) b, out("ax") fx,
+                    if SIGNED {
+                        asm!("sahf", "mov rax, {l}", concat!("imul {b", $m, "}"), "mov {l}, rax", "lahf",
+                             "seto al", b = in(reg) b as u64, l = inout(reg) a as u64 => low,
+                             inout("ax") fx, out("rdx") high, options(pure, nomem, nostack));
+                    } else {
+                        asm!("sahf", "mov rax, {l}", concat!("mul {b", $m, "}"), "mov {l}, rax", "lahf",
+                             "seto al", b = in(reg) b as u64, l = inout(reg) a as u64 => low,
+                             inout("ax") fx, out("rdx") high, options(pure, nomem, nostack));
+                    }
+                }
+                (low as $ty, high as $ty, fx)
+            }
+            #[inline(always)]
+            fn imul(a: Self, b: Self, mut fx: u16) -> (Self, u16) {
+                let mut r = a;
+                // SAFETY: register arithmetic only.
+                unsafe {
+                    asm!("sahf", concat!("imul {a", $m, "}, {b", $m, "}"), "lahf", "seto al",
+                         a = inout(reg) r, b = in(reg) b, inout("ax") fx,
                          options(pure, nomem, nostack));
                 }
                 (r, fx)
@@ -73,28 +73,29 @@ muldiv!(u32, i32, u64, i64, 32, ":e");
 
 impl MulDiv for u64 {
     #[inline(always)]
-    fn mul<const SIGNED: bool>(a: Self, b: Self) -> (Self, Self, u16) {
-        let (low, high, fx): (u64, u64, u64);
-        // SAFETY: register arithmetic only; RAX is read before LAHF changes it.
-        unsafe {
-            if SIGNED {
-                asm!("imul {b}", "mov {l}, rax", "lahf", "seto al", b = in(reg) b, l = out(reg) low,
-                     inout("rax") a => fx, out("rdx") high, options(pure, nomem, nostack));
-            } else {
-                asm!("mul {b}", "mov {l}, rax", "lahf", "seto al", b = in(reg) b, l = out(reg) low,
-                     inout("rax") a => fx, out("rdx") high, options(pure, nomem, nostack));
-            }
-        }
-        (low, high, fx as u16)
-    }
-    #[inline(always)]
-    fn imul(a: Self, b: Self) -> (Self, u16) {
-        let mut r = a;
-        let fx: u16;
+    fn mul<const SIGNED: bool>(a: Self, b: Self, mut fx: u16) -> (Self, Self, u16) {
+        let (low, high): (u64, u64);
         // SAFETY: register arithmetic only.
         unsafe {
-            asm!("imul {a}, {b}", "lahf", "seto al", a = inout(reg) r, b = in(reg) b, out("ax") fx,
-                 options(pure, nomem, nostack));
+            if SIGNED {
+                asm!("sahf", "mov rax, {l}", "imul {b}", "mov {l}, rax", "lahf", "seto al", b = in(reg) b,
+                     l = inout(reg) a => low, inout("ax") fx, out("rdx") high,
+                     options(pure, nomem, nostack));
+            } else {
+                asm!("sahf", "mov rax, {l}", "mul {b}", "mov {l}, rax", "lahf", "seto al", b = in(reg) b,
+                     l = inout(reg) a => low, inout("ax") fx, out("rdx") high,
+                     options(pure, nomem, nostack));
+            }
+        }
+        (low, high, fx)
+    }
+    #[inline(always)]
+    fn imul(a: Self, b: Self, mut fx: u16) -> (Self, u16) {
+        let mut r = a;
+        // SAFETY: register arithmetic only.
+        unsafe {
+            asm!("sahf", "imul {a}, {b}", "lahf", "seto al", a = inout(reg) r, b = in(reg) b,
+                 inout("ax") fx, options(pure, nomem, nostack));
         }
         (r, fx)
     }
@@ -140,7 +141,7 @@ impl<T: MulDiv, const SIGNED: bool, const MEM: bool> Exec for Mul<T, SIGNED, MEM
     #[inline(always)]
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
         let b = operand::<T, MEM>(op, cpu)?;
-        let (low, high, fx) = T::mul::<SIGNED>(cpu.get::<T>(RAX as u8), b);
+        let (low, high, fx) = T::mul::<SIGNED>(cpu.get::<T>(RAX as u8), b, cpu.fx);
         cpu.set(RAX as u8, low);
         cpu.set(RDX as u8, high);
         cpu.fx = fx;
@@ -154,16 +155,19 @@ impl<const SIGNED: bool, const MEM: bool> Exec for MulByte<SIGNED, MEM> {
     #[inline(always)]
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
         let b = operand::<u8, MEM>(op, cpu)?;
-        let (product, fx): (u16, u16);
+        let product: u16;
+        let mut fx = cpu.fx;
         let a = u16::from(cpu.get::<u8>(0));
         // SAFETY: register arithmetic only.
         unsafe {
             if SIGNED {
-                asm!("imul {b}", "mov {l:x}, ax", "lahf", "seto al", b = in(reg_byte) b,
-                     l = out(reg) product, inout("ax") a => fx, options(pure, nomem, nostack));
+                asm!("sahf", "mov eax, {l:e}", "imul {b}", "mov {l:e}, eax", "lahf", "seto al",
+                     b = in(reg_byte) b, l = inout(reg) a => product, inout("ax") fx,
+                     options(pure, nomem, nostack));
             } else {
-                asm!("mul {b}", "mov {l:x}, ax", "lahf", "seto al", b = in(reg_byte) b,
-                     l = out(reg) product, inout("ax") a => fx, options(pure, nomem, nostack));
+                asm!("sahf", "mov eax, {l:e}", "mul {b}", "mov {l:e}, eax", "lahf", "seto al",
+                     b = in(reg_byte) b, l = inout(reg) a => product, inout("ax") fx,
+                     options(pure, nomem, nostack));
             }
         }
         cpu.set(RAX as u8, product);
@@ -178,7 +182,7 @@ impl<T: MulDiv, const MEM: bool> Exec for Imul2<T, MEM> {
     #[inline(always)]
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
         let b = if MEM { cpu.load_operand::<T>(op)? } else { cpu.get::<T>(op.b) };
-        let (r, fx) = T::imul(cpu.get::<T>(op.a), b);
+        let (r, fx) = T::imul(cpu.get::<T>(op.a), b, cpu.fx);
         cpu.set(op.a, r);
         cpu.fx = fx;
         Ok(())
@@ -191,7 +195,7 @@ impl<T: MulDiv, const MEM: bool> Exec for Imul3<T, MEM> {
     #[inline(always)]
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
         let b = if MEM { cpu.load_operand::<T>(op)? } else { cpu.get::<T>(op.b) };
-        let (r, fx) = T::imul(b, T::from_u64(op.imm.get()));
+        let (r, fx) = T::imul(b, T::from_u64(op.imm.get()), cpu.fx);
         cpu.set(op.a, r);
         cpu.fx = fx;
         Ok(())
