@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod block_request;
+pub mod decoder;
+pub mod kernel_loader;
 pub mod legacy_devices;
 mod source;
 #[cfg(test)]

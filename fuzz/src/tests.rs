@@ -48,3 +48,13 @@ fn block_request() {
 fn legacy_devices() {
     check("legacy_devices", crate::legacy_devices::run);
 }
+
+#[test]
+fn kernel_loader() {
+    check("kernel_loader", crate::kernel_loader::run);
+}
+
+#[test]
+fn decoder() {
+    check("decoder", crate::decoder::run);
+}

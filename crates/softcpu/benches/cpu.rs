@@ -4,7 +4,9 @@
 mod support;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use iced_x86::code_asm::{CodeAssembler, al, eax, ebx, ecx, edx, qword_ptr, rax, rbx, rcx, rdx, rsi};
+use iced_x86::code_asm::{
+    CodeAssembler, al, eax, ebx, ecx, edx, qword_ptr, rax, rbx, rcx, rdx, rsi,
+};
 use memory::{Bytes, GuestAddress};
 
 const ROUNDS: u32 = 1_000_000;

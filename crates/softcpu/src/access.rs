@@ -173,7 +173,12 @@ enum Target {
 
 impl Cpu {
     /// Reads `bytes.len()` bytes (at most a page) from linear address `va`.
-    pub fn read_linear(&mut self, va: u64, bytes: &mut [u8], privilege: Privilege) -> Result<(), Trap> {
+    pub fn read_linear(
+        &mut self,
+        va: u64,
+        bytes: &mut [u8],
+        privilege: Privilege,
+    ) -> Result<(), Trap> {
         let split = self.check_range(va, bytes.len())?;
         let (head, tail) = bytes.split_at_mut(split);
         let first = self.look_up(va, Access::Read, privilege)?;
@@ -190,7 +195,12 @@ impl Cpu {
     }
 
     /// Writes `bytes` (at most a page) to linear address `va`: all of it, or nothing and a trap.
-    pub fn write_linear(&mut self, va: u64, bytes: &[u8], privilege: Privilege) -> Result<(), Trap> {
+    pub fn write_linear(
+        &mut self,
+        va: u64,
+        bytes: &[u8],
+        privilege: Privilege,
+    ) -> Result<(), Trap> {
         let split = self.check_range(va, bytes.len())?;
         let (head, tail) = bytes.split_at(split);
         let first = self.look_up(va, Access::Write, privilege)?;
@@ -231,7 +241,12 @@ impl Cpu {
     }
 
     /// Translates, and puts RAM pages that need no further looks into the TLB.
-    fn look_up(&mut self, va: u64, access: Access, privilege: Privilege) -> Result<Translation, Trap> {
+    fn look_up(
+        &mut self,
+        va: u64,
+        access: Access,
+        privilege: Privilege,
+    ) -> Result<Translation, Trap> {
         let va = if self.long_mode() { va } else { va & 0xFFFF_FFFF };
         let found = self.translate(va, access, privilege)?;
         if privilege == self.privilege() && !self.watches_page(va) {
@@ -297,11 +312,14 @@ impl Cpu {
         self.refuse_own_block(first, split)?;
         let mut second = 0;
         if split < size {
-            second = self.look_up(va.wrapping_add(split as u64), Access::Write, privilege)?.physical;
+            second =
+                self.look_up(va.wrapping_add(split as u64), Access::Write, privilege)?.physical;
             self.refuse_own_block(second, size - split)?;
         }
         self.watch(va, size as u64, Access::Write);
-        if split == size && let Some(page) = self.port.ram.page(first >> 12) {
+        if split == size
+            && let Some(page) = self.port.ram.page(first >> 12)
+        {
             page.set_dirty();
             let host = page.host.as_ptr() as u64 + (first & 0xFFF);
             self.port.modify.size = size;

@@ -107,8 +107,6 @@ pub mod vector {
     pub const BP: u8 = 3;
     /// Overflow.
     pub const OF: u8 = 4;
-    /// BOUND range exceeded.
-    pub const BR: u8 = 5;
     /// Invalid opcode.
     pub const UD: u8 = 6;
     /// Device not available.
@@ -127,8 +125,6 @@ pub mod vector {
     pub const PF: u8 = 14;
     /// x87 floating-point error.
     pub const MF: u8 = 16;
-    /// Alignment check.
-    pub const AC: u8 = 17;
     /// SIMD floating-point exception.
     pub const XM: u8 = 19;
 }
@@ -349,9 +345,8 @@ impl Cpu {
             (false, false) => CodeSize::Bits16,
         };
         let flat = self.code_size == CodeSize::Bits64 || self.segments[CS].base == 0;
-        self.mode_key = (self.code_size as u64) << 48
-            | u64::from(self.cpl == 3) << 52
-            | u64::from(!flat) << 53;
+        self.mode_key =
+            (self.code_size as u64) << 48 | u64::from(self.cpl == 3) << 52 | u64::from(!flat) << 53;
         self.tlb_set = Tlb::set_for(self.cpl, self.cr4, self.eflags);
     }
 

@@ -72,7 +72,8 @@ impl Cpu {
             return;
         }
         for b in self.breakpoints() {
-            let kind_fits = b.kind == Kind::ReadWrite || b.kind == Kind::Write && access == Access::Write;
+            let kind_fits =
+                b.kind == Kind::ReadWrite || b.kind == Kind::Write && access == Access::Write;
             let start = b.address & !(b.len - 1);
             if kind_fits && start < va.wrapping_add(len) && va < start + b.len {
                 self.debug_hits |= 1 << b.number;

@@ -20,9 +20,8 @@ const INSTRUCTION_BYTES_MAX: usize = 15;
 
 /// TZCNT and LZCNT are not offered, so their encodings are BSF and BSR. WBNOINVD, likewise, is
 /// WBINVD.
-const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC
-    | DecoderOptions::NO_MPFX_0FBD
-    | DecoderOptions::NO_WBNOINVD;
+const OPTIONS: u32 =
+    DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
 
 /// One instruction of a block under construction.
 pub struct Decoded {
@@ -111,13 +110,17 @@ impl Cpu {
     }
 
     fn decode_bytes_at_rip(&mut self) -> Result<Vec<u8>, Trap> {
-        let pending = self.pending;
+        let (pending, cr2) = (self.pending, self.cr2);
         let linear = self.code_linear(self.regs[crate::cpu::RIP])?;
-        let frame = self.fetch_frame(linear);
-        self.pending = pending;
         let in_page = (4096 - (linear & 0xFFF) as usize).min(INSTRUCTION_BYTES_MAX);
-        let mut code = vec![0; in_page];
-        self.read_physical(frame? << 12 | linear & 0xFFF, &mut code);
+        let mut code = Vec::with_capacity(INSTRUCTION_BYTES_MAX);
+        for (start, len) in [(0, in_page), (in_page, INSTRUCTION_BYTES_MAX - in_page)] {
+            let at = linear.wrapping_add(start as u64);
+            let Some(frame) = (len > 0).then(|| self.fetch_frame(at).ok()).flatten() else { break };
+            code.resize(start + len, 0);
+            self.read_physical(frame << 12 | at & 0xFFF, &mut code[start..]);
+        }
+        (self.pending, self.cr2) = (pending, cr2);
         Ok(code)
     }
 

@@ -1,7 +1,9 @@
 //! Ports and memory-mapped registers: first the back end's own interrupt controllers and timers,
 //! then the machine's devices.
 
-use irqchip::{APIC_BASE_ADDRESS, ApicAction, Clock as ChipClock, IOAPIC_BASE_ADDRESS, IRQCHIP_PORTS};
+use irqchip::{
+    APIC_BASE_ADDRESS, ApicAction, Clock as ChipClock, IOAPIC_BASE_ADDRESS, IRQCHIP_PORTS,
+};
 
 use crate::cpu::{Cpu, Step};
 use crate::vm::Clock;

@@ -55,8 +55,6 @@ pub mod mem_flags {
     pub const ADDR16: u8 = 1 << 5;
     /// Legacy segmentation: base, limit and rights are checked; `seg` is a register number.
     pub const LEGACY: u8 = 1 << 6;
-    /// The default segment is SS: a non-canonical address is #SS, not #GP.
-    pub const STACK: u8 = 1 << 7;
 }
 
 /// The distance from the block's start to the instruction behind `op`.

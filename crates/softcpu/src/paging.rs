@@ -208,9 +208,8 @@ impl Cpu {
             }
             (false, Access::Read | Access::Write) => {
                 let smap = rights.user && self.cr4 & CR4_SMAP != 0 && !privilege.smap_off;
-                let protected = access == Access::Write
-                    && !rights.writable
-                    && supervisor_write_protect;
+                let protected =
+                    access == Access::Write && !rights.writable && supervisor_write_protect;
                 !smap && !protected
             }
         };
@@ -222,7 +221,8 @@ impl Cpu {
         let page = self.port.ram.page(slot >> 12)?;
         // SAFETY: the entry is 8-byte aligned inside a page of RAM that lives as long as the
         // vCPU, and all of the host's accesses to page tables are atomic.
-        let entry = unsafe { &*page.host.as_ptr().add((slot & 0xFF8) as usize).cast::<AtomicU64>() };
+        let entry =
+            unsafe { &*page.host.as_ptr().add((slot & 0xFF8) as usize).cast::<AtomicU64>() };
         Some((entry, page))
     }
 

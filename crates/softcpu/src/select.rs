@@ -26,10 +26,22 @@ pub enum Ending {
 macro_rules! by_width {
     ($bytes:expr, $T:ident => $body:expr) => {
         match $bytes {
-            1 => { type $T = u8; $body }
-            2 => { type $T = u16; $body }
-            4 => { type $T = u32; $body }
-            _ => { type $T = u64; $body }
+            1 => {
+                type $T = u8;
+                $body
+            }
+            2 => {
+                type $T = u16;
+                $body
+            }
+            4 => {
+                type $T = u32;
+                $body
+            }
+            _ => {
+                type $T = u64;
+                $body
+            }
         }
     };
 }
@@ -38,9 +50,18 @@ macro_rules! by_width {
 macro_rules! by_wide {
     ($bytes:expr, $T:ident => $body:expr) => {
         match $bytes {
-            2 => { type $T = u16; $body }
-            4 => { type $T = u32; $body }
-            _ => { type $T = u64; $body }
+            2 => {
+                type $T = u16;
+                $body
+            }
+            4 => {
+                type $T = u32;
+                $body
+            }
+            _ => {
+                type $T = u64;
+                $body
+            }
         }
     };
 }
@@ -228,7 +249,8 @@ pub fn ends_block(i: &Instruction) -> bool {
         | Mnemonic::Out => true,
         Mnemonic::Mov => {
             let target = i.op0_register();
-            i.op0_kind() == OpKind::Register && (target.is_cr() || target.is_dr() || target.is_segment_register())
+            i.op0_kind() == OpKind::Register
+                && (target.is_cr() || target.is_dr() || target.is_segment_register())
         }
         Mnemonic::Pop => i.op0_register().is_segment_register(),
         _ => false,
@@ -236,7 +258,8 @@ pub fn ends_block(i: &Instruction) -> bool {
 }
 
 /// Whether the instruction always sets the flags that it is said to modify: shifts by CL and
-/// repeated comparisons may leave them, and multiplications some of them, as the host does.
+/// repeated comparisons may leave them, and bit tests and multiplications some of them, as the host
+/// does.
 pub fn always_sets_flags(i: &Instruction) -> bool {
     match i.mnemonic() {
         Mnemonic::Shl
@@ -249,6 +272,10 @@ pub fn always_sets_flags(i: &Instruction) -> bool {
         | Mnemonic::Rcr
         | Mnemonic::Shld
         | Mnemonic::Shrd
+        | Mnemonic::Bt
+        | Mnemonic::Bts
+        | Mnemonic::Btr
+        | Mnemonic::Btc
         | Mnemonic::Mul
         | Mnemonic::Imul
         | Mnemonic::Div
@@ -261,16 +288,31 @@ pub fn always_sets_flags(i: &Instruction) -> bool {
 /// operand's default segment is SS.
 pub fn uses_stack(i: &Instruction) -> bool {
     let explicit = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
-    if explicit { i.memory_segment() == Register::SS } else { i.is_stack_instruction() }
+    if !explicit {
+        return i.is_stack_instruction();
+    }
+    // The prefixes of CS, DS, ES and SS count for nothing in 64-bit mode.
+    let by_stack_register =
+        matches!(i.memory_base().full_register(), Register::RSP | Register::RBP);
+    by_stack_register && !matches!(i.memory_segment(), Register::FS | Register::GS)
 }
 
 /// Puts `Near`, `Looked` or `Cut` into a handler with one type parameter for the jump's reach.
 macro_rules! by_reach {
     ($reach:expr, $R:ident => $body:expr) => {
         match $reach {
-            Reach::Near => { type $R = Near; $body }
-            Reach::Looked => { type $R = Looked; $body }
-            Reach::Cut => { type $R = Cut; $body }
+            Reach::Near => {
+                type $R = Near;
+                $body
+            }
+            Reach::Looked => {
+                type $R = Looked;
+                $body
+            }
+            Reach::Cut => {
+                type $R = Cut;
+                $body
+            }
         }
     };
 }
@@ -307,7 +349,14 @@ fn condition_number(i: &Instruction) -> u8 {
 fn not_taken(d: &Decoded, taken: i64, context: Context) -> Op {
     let next = d.offset + d.instruction.len() as u8;
     let run = by_reach!(reach(i64::from(next), context), R => branch::jump::<R>);
-    Op { aux: u32::from(next), disp: taken as i32, b: context.bits as u8, offset: d.offset, next, ..Op::new(run) }
+    Op {
+        aux: u32::from(next),
+        disp: taken as i32,
+        b: context.bits as u8,
+        offset: d.offset,
+        next,
+        ..Op::new(run)
+    }
 }
 
 /// Fuses CMP or TEST with the Jcc behind it, if they are such a pair of a form that pays.
@@ -638,7 +687,8 @@ fn conditional_moves(d: &Decoded, context: Context) -> Option<Op> {
         return None;
     }
     let cc = condition_number(i);
-    let memory = i.op_count() > 1 && i.op1_kind() == OpKind::Memory || i.op_count() == 1 && i.op0_kind() == OpKind::Memory;
+    let memory = i.op_count() > 1 && i.op1_kind() == OpKind::Memory
+        || i.op_count() == 1 && i.op0_kind() == OpKind::Memory;
     let sets = i.op_count() == 1;
     let run = match (sets, memory) {
         (true, false) => by_condition!(cc, CC => handler::<mov::SetReg<CC>>()),
@@ -842,8 +892,12 @@ fn atomics(d: &Decoded, context: Context) -> Option<Op> {
         (Mnemonic::Xchg, true) => by_width!(bytes(i, 0), T => handler::<atomic::XchgMem<T>>()),
         (Mnemonic::Xadd, true) => by_width!(bytes(i, 0), T => handler::<atomic::XaddMem<T>>()),
         (Mnemonic::Xadd, false) => by_width!(bytes(i, 0), T => handler::<atomic::XaddReg<T>>()),
-        (Mnemonic::Cmpxchg, true) => by_width!(bytes(i, 0), T => handler::<atomic::CmpxchgMem<T>>()),
-        (Mnemonic::Cmpxchg, false) => by_width!(bytes(i, 0), T => handler::<atomic::CmpxchgReg<T>>()),
+        (Mnemonic::Cmpxchg, true) => {
+            by_width!(bytes(i, 0), T => handler::<atomic::CmpxchgMem<T>>())
+        }
+        (Mnemonic::Cmpxchg, false) => {
+            by_width!(bytes(i, 0), T => handler::<atomic::CmpxchgReg<T>>())
+        }
         (Mnemonic::Cmpxchg8b, true) => handler::<atomic::Cmpxchg8b>(),
         (Mnemonic::Cmpxchg16b, true) => handler::<atomic::Cmpxchg16b>(),
         // XCHG register, memory is the same instruction.
@@ -994,7 +1048,9 @@ fn branches(d: &Decoded, context: Context, row: &mut Vec<Op>) -> Option<Ending> 
     let i = &d.instruction;
     match i.flow_control() {
         FlowControl::ConditionalBranch => conditional(d, context, row),
-        FlowControl::UnconditionalBranch if i.op0_kind() != OpKind::FarBranch16 && i.op0_kind() != OpKind::FarBranch32 => {
+        FlowControl::UnconditionalBranch
+            if i.op0_kind() != OpKind::FarBranch16 && i.op0_kind() != OpKind::FarBranch32 =>
+        {
             let (distance, size) = branch_target(i);
             let run = by_reach!(reach(distance, context), R => branch::jump::<R>);
             row.push(Op { aux: distance as u32, b: size, ..base_op(d, context, run) });
@@ -1052,7 +1108,9 @@ fn conditional(d: &Decoded, context: Context, row: &mut Vec<Op>) {
     };
     let run: Handler = match kind {
         Some(_) => by_reach!(reach, R => branch::loop_if::<R>),
-        None => by_condition!(condition_number(i), CC => by_reach!(reach, R => branch::jump_if::<R, CC>)),
+        None => {
+            by_condition!(condition_number(i), CC => by_reach!(reach, R => branch::jump_if::<R, CC>))
+        }
     };
     let mut op = Op { a: kind.unwrap_or(0), b: size, ..base_op(d, context, run) };
     op.scale = if kind.is_some() { loop_counter_flag(i) } else { 0 };
@@ -1068,9 +1126,15 @@ fn loop_counter_flag(i: &Instruction) -> u8 {
         Code::Loop_rel8_16_CX | Code::Loop_rel8_32_CX => mem_flags::ADDR16,
         Code::Loope_rel8_16_CX | Code::Loope_rel8_32_CX => mem_flags::ADDR16,
         Code::Loopne_rel8_16_CX | Code::Loopne_rel8_32_CX => mem_flags::ADDR16,
-        Code::Loop_rel8_16_ECX | Code::Loop_rel8_32_ECX | Code::Loop_rel8_64_ECX => mem_flags::ADDR32,
-        Code::Loope_rel8_16_ECX | Code::Loope_rel8_32_ECX | Code::Loope_rel8_64_ECX => mem_flags::ADDR32,
-        Code::Loopne_rel8_16_ECX | Code::Loopne_rel8_32_ECX | Code::Loopne_rel8_64_ECX => mem_flags::ADDR32,
+        Code::Loop_rel8_16_ECX | Code::Loop_rel8_32_ECX | Code::Loop_rel8_64_ECX => {
+            mem_flags::ADDR32
+        }
+        Code::Loope_rel8_16_ECX | Code::Loope_rel8_32_ECX | Code::Loope_rel8_64_ECX => {
+            mem_flags::ADDR32
+        }
+        Code::Loopne_rel8_16_ECX | Code::Loopne_rel8_32_ECX | Code::Loopne_rel8_64_ECX => {
+            mem_flags::ADDR32
+        }
         _ => 0,
     }
 }
@@ -1116,10 +1180,18 @@ fn floating(d: &Decoded, context: Context, cpu: &mut Cpu) -> Option<Op> {
 fn xmm_moves(d: &Decoded, context: Context) -> Option<Op> {
     let i = &d.instruction;
     let (aligned, moves) = match i.code() {
-        Code::Movaps_xmm_xmmm128 | Code::Movapd_xmm_xmmm128 | Code::Movdqa_xmm_xmmm128 => (true, true),
-        Code::Movaps_xmmm128_xmm | Code::Movapd_xmmm128_xmm | Code::Movdqa_xmmm128_xmm => (true, true),
-        Code::Movups_xmm_xmmm128 | Code::Movupd_xmm_xmmm128 | Code::Movdqu_xmm_xmmm128 => (false, true),
-        Code::Movups_xmmm128_xmm | Code::Movupd_xmmm128_xmm | Code::Movdqu_xmmm128_xmm => (false, true),
+        Code::Movaps_xmm_xmmm128 | Code::Movapd_xmm_xmmm128 | Code::Movdqa_xmm_xmmm128 => {
+            (true, true)
+        }
+        Code::Movaps_xmmm128_xmm | Code::Movapd_xmmm128_xmm | Code::Movdqa_xmmm128_xmm => {
+            (true, true)
+        }
+        Code::Movups_xmm_xmmm128 | Code::Movupd_xmm_xmmm128 | Code::Movdqu_xmm_xmmm128 => {
+            (false, true)
+        }
+        Code::Movups_xmmm128_xmm | Code::Movupd_xmmm128_xmm | Code::Movdqu_xmmm128_xmm => {
+            (false, true)
+        }
         Code::Pxor_xmm_xmmm128 | Code::Xorps_xmm_xmmm128 | Code::Xorpd_xmm_xmmm128 => (true, false),
         _ => return None,
     };
@@ -1135,7 +1207,9 @@ fn xmm_moves(d: &Decoded, context: Context) -> Option<Op> {
     };
     let mut op = base_op(d, context, run);
     match form {
-        Form::RegReg => (op.a, op.b) = (i.op0_register().number() as u8, i.op1_register().number() as u8),
+        Form::RegReg => {
+            (op.a, op.b) = (i.op0_register().number() as u8, i.op1_register().number() as u8)
+        }
         Form::RegMem => op.a = i.op0_register().number() as u8,
         _ => op.a = i.op1_register().number() as u8,
     }

@@ -173,19 +173,31 @@ fn registers(d: &Decoded, context: Context) -> Option<(Op, Ending)> {
     match i.mnemonic() {
         Mnemonic::Mov if target.is_cr() => {
             let (run, ending) = leaves::<ops::MovToCr>();
-            Some((Op { a: reg(source), b: target.number() as u8, ..base_op(d, context, run) }, ending))
+            Some((
+                Op { a: reg(source), b: target.number() as u8, ..base_op(d, context, run) },
+                ending,
+            ))
         }
         Mnemonic::Mov if source.is_cr() => {
             let (run, ending) = falls::<ops::MovFromCr>();
-            Some((Op { a: reg(target), b: source.number() as u8, ..base_op(d, context, run) }, ending))
+            Some((
+                Op { a: reg(target), b: source.number() as u8, ..base_op(d, context, run) },
+                ending,
+            ))
         }
         Mnemonic::Mov if target.is_dr() => {
             let (run, ending) = leaves::<ops::MovToDr>();
-            Some((Op { a: reg(source), b: target.number() as u8, ..base_op(d, context, run) }, ending))
+            Some((
+                Op { a: reg(source), b: target.number() as u8, ..base_op(d, context, run) },
+                ending,
+            ))
         }
         Mnemonic::Mov if source.is_dr() => {
             let (run, ending) = falls::<ops::MovFromDr>();
-            Some((Op { a: reg(target), b: source.number() as u8, ..base_op(d, context, run) }, ending))
+            Some((
+                Op { a: reg(target), b: source.number() as u8, ..base_op(d, context, run) },
+                ending,
+            ))
         }
         Mnemonic::Rdfsbase | Mnemonic::Rdgsbase | Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => {
             Some(bases(d, context))
@@ -227,7 +239,8 @@ fn bases(d: &Decoded, context: Context) -> (Op, Ending) {
 fn absolute_mov(d: &Decoded, context: Context) -> Option<(Op, Ending)> {
     let i = &d.instruction;
     let store = i.op0_kind() == OpKind::Memory;
-    let (run, ending) = if store { falls::<ops::StoreAbsolute>() } else { falls::<ops::LoadAbsolute>() };
+    let (run, ending) =
+        if store { falls::<ops::StoreAbsolute>() } else { falls::<ops::LoadAbsolute>() };
     let mut op = base_op(d, context, run);
     op.base = crate::cpu::ZERO as u8;
     op.imm.set(i.memory_displacement64());
@@ -252,7 +265,9 @@ fn selectors(d: &Decoded, context: Context) -> Option<(Op, Ending)> {
             }
             (by_memory!(leaves, MovToSeg), segment_number(target))
         }
-        Mnemonic::Mov if source.is_segment_register() => (by_memory!(falls, MovFromSeg), segment_number(source)),
+        Mnemonic::Mov if source.is_segment_register() => {
+            (by_memory!(falls, MovFromSeg), segment_number(source))
+        }
         Mnemonic::Pop if target.is_segment_register() => return Some(pop_segment(d, context)),
         Mnemonic::Sldt => (by_memory!(falls, StoreSystem), 0),
         Mnemonic::Str => (by_memory!(falls, StoreSystem), 1),

@@ -87,7 +87,15 @@ impl Tlb {
     }
 
     /// Puts a page in. `host` is its first byte in this process.
-    pub fn fill(&mut self, set: usize, va: u64, host: u64, frame: u64, global: bool, writable: bool) {
+    pub fn fill(
+        &mut self,
+        set: usize,
+        va: u64,
+        host: u64,
+        frame: u64,
+        global: bool,
+        writable: bool,
+    ) {
         let page = va & !0xFFF;
         let index = Self::index(set, va);
         if !global {
@@ -149,13 +157,6 @@ impl Tlb {
             if entry.frame & !GLOBAL == frame {
                 entry.write = NO_PAGE;
             }
-        }
-    }
-
-    /// Makes every page not writable without asking, as when the log of written pages starts anew.
-    pub fn protect_all(&mut self) {
-        for entry in self.entries.iter_mut() {
-            entry.write = NO_PAGE;
         }
     }
 }
@@ -295,7 +296,8 @@ impl Cpu {
     /// elements of `element` bytes going upwards does. False, with nothing done, if a page is not
     /// at hand or the stretches overlap so that the order of bytes matters.
     pub fn copy_inside_pages(&mut self, from: u64, to: u64, bytes: u64, element: u64) -> bool {
-        let (source, target) = (*self.tlb.entry(self.tlb_set, from), *self.tlb.entry(self.tlb_set, to));
+        let (source, target) =
+            (*self.tlb.entry(self.tlb_set, from), *self.tlb.entry(self.tlb_set, to));
         if source.read != from & !0xFFF || target.write != to & !0xFFF {
             return false;
         }
@@ -325,10 +327,18 @@ impl Cpu {
         // SAFETY: the tag matches, so the stretch lies in a mapped page of RAM.
         unsafe {
             match T::BYTES {
-                8 => asm!("rep stosq", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags)),
-                4 => asm!("rep stosd", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags)),
-                2 => asm!("rep stosw", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags)),
-                _ => asm!("rep stosb", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags)),
+                8 => {
+                    asm!("rep stosq", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags))
+                }
+                4 => {
+                    asm!("rep stosd", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags))
+                }
+                2 => {
+                    asm!("rep stosw", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags))
+                }
+                _ => {
+                    asm!("rep stosb", inout("rcx") elements => _, inout("rdi") target => _, in("rax") value, options(nostack, preserves_flags))
+                }
             }
         }
         true

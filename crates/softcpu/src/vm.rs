@@ -6,9 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bus::{IoSpace, IrqLine};
-use irqchip::{
-    ApicBus, ApicConfig, IrqChip, IrqChipConfig, IrqInbox, LocalApic, Message, Sink,
-};
+use irqchip::{ApicBus, ApicConfig, IrqChip, IrqChipConfig, IrqInbox, LocalApic, Message, Sink};
 use memory::{GuestMemory, RamView};
 use vcpu::{Error, Kick, Vcpu, Vm};
 
@@ -39,6 +37,7 @@ pub struct SoftVm {
 
 impl SoftVm {
     /// A VM over `memory`.
+    #[allow(clippy::new_ret_no_self)] // The contract hands out trait objects.
     pub fn new(memory: Arc<GuestMemory>, options: Options) -> Result<Arc<dyn Vm>, Error> {
         if !(1..=32).contains(&options.vcpus) {
             let text = format!("the software CPU runs 1 to 32 vCPUs, not {}", options.vcpus);
@@ -63,7 +62,9 @@ impl Vm for SoftVm {
 
     fn irq_line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
         if gsi >= 24 {
-            return Err(Error::Unsupported(format!("there is no interrupt line {gsi}, only 0 to 23")));
+            return Err(Error::Unsupported(format!(
+                "there is no interrupt line {gsi}, only 0 to 23"
+            )));
         }
         Ok(Arc::new(Line { shared: self.shared.clone(), gsi }))
     }

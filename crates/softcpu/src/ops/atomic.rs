@@ -170,7 +170,8 @@ where
 pub struct Cmpxchg8b;
 impl Exec for Cmpxchg8b {
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
-        let pair = |high: usize, low: usize, cpu: &Cpu| cpu.regs[high] << 32 | cpu.regs[low] & 0xFFFF_FFFF;
+        let pair =
+            |high: usize, low: usize, cpu: &Cpu| cpu.regs[high] << 32 | cpu.regs[low] & 0xFFFF_FFFF;
         let (expected, new) = (pair(RDX, RAX, cpu), pair(RCX, RBX, cpu));
         let va = cpu.address::<u64, true>(op)?;
         let place = cpu.modify::<u64>(va)?;

@@ -3,8 +3,9 @@
 use std::arch::asm;
 use std::marker::PhantomData;
 
-use crate::cpu::{Cpu, Step};
-use crate::op::{Exec, Op};
+use crate::cpu::{Cpu, Step, Trap};
+use crate::op::{Exec, Op, mem_flags};
+use crate::ops::simd::copy_of;
 use crate::tlb::Width;
 
 /// BT and what it may do to the bit.
@@ -90,10 +91,15 @@ impl<O: BitOp<T>, T: Width, const IMM: bool> Exec for BitMem<O, T, IMM> {
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
         let number = bit_number::<T, IMM>(op, cpu);
         let width = T::BYTES * 8;
-        let mut va = if O::WRITES { cpu.address::<T, true>(op)? } else { cpu.address::<T, false>(op)? };
+        let mut va =
+            if O::WRITES { cpu.address::<T, true>(op)? } else { cpu.address::<T, false>(op)? };
         if !IMM {
             let words = number.to_i64() >> width.trailing_zeros();
-            va = va.wrapping_add((words * T::BYTES as i64) as u64);
+            let distance = (words * T::BYTES as i64) as u64;
+            va = match op.scale {
+                s if s < mem_flags::ADDR32 => va.wrapping_add(distance),
+                _ => far_word::<T>(op, cpu, distance, O::WRITES)?,
+            };
         }
         let bit = T::from_u64(number.to_u64() & (width - 1));
         if !O::WRITES {
@@ -109,6 +115,16 @@ impl<O: BitOp<T>, T: Width, const IMM: bool> Exec for BitMem<O, T, IMM> {
     }
 }
 
+/// The address of the word at `distance` where an address-size prefix or legacy segmentation takes
+/// part: the distance is a part of the effective address.
+#[cold]
+#[inline(never)]
+fn far_word<T: Width>(op: &Op, cpu: &mut Cpu, distance: u64, write: bool) -> Result<u64, Trap> {
+    // Such addresses are cut to 32 or 16 bits, so that no more of the distance counts.
+    let far = Op { disp: op.disp.wrapping_add(distance as i32), ..copy_of(op) };
+    cpu.slow_address(&far, T::BYTES, write)
+}
+
 /// BSF or (`REVERSE`) BSR: a zero source leaves the destination, as processors do.
 #[inline(always)]
 fn scan<T: Width, const REVERSE: bool>(old: T, source: T, fx: u16) -> (T, u16) {
@@ -118,12 +134,24 @@ fn scan<T: Width, const REVERSE: bool>(old: T, source: T, fx: u16) -> (T, u16) {
     // SAFETY: register arithmetic only.
     unsafe {
         match (T::BYTES, REVERSE) {
-            (8, false) => asm!("bsf {r}, {s}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack)),
-            (8, true) => asm!("bsr {r}, {s}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack)),
-            (4, false) => asm!("bsf {r:e}, {s:e}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack)),
-            (4, true) => asm!("bsr {r:e}, {s:e}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack)),
-            (_, false) => asm!("bsf {r:x}, {s:x}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack)),
-            (_, true) => asm!("bsr {r:x}, {s:x}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack)),
+            (8, false) => {
+                asm!("bsf {r}, {s}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack))
+            }
+            (8, true) => {
+                asm!("bsr {r}, {s}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack))
+            }
+            (4, false) => {
+                asm!("bsf {r:e}, {s:e}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack))
+            }
+            (4, true) => {
+                asm!("bsr {r:e}, {s:e}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack))
+            }
+            (_, false) => {
+                asm!("bsf {r:x}, {s:x}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack))
+            }
+            (_, true) => {
+                asm!("bsr {r:x}, {s:x}", "lahf", "seto al", r = inout(reg) r, s = in(reg) source, inout("ax") fx => out, options(pure, nomem, nostack))
+            }
         }
     }
     (T::from_u64(r), out)

@@ -4,12 +4,11 @@
 //! same physical page whatever it is mapped as. Every other jump looks the target up by RIP in the
 //! jump cache, and falls back to the outer loop.
 
-use std::marker::PhantomData;
-
-use crate::cpu::{Cpu, RCX, RIP, RSP, Step};
+use crate::cpu::{Cpu, Exception, RCX, RIP, RSP, Step, vector};
 use crate::flags::condition;
 use crate::op::{Exec, Op, enter, mem_flags, next};
 use crate::ops::alu::{Alu, Cmp, Test};
+use crate::paging::canonical;
 use crate::tlb::Width;
 
 /// Where a jump finds its target.
@@ -168,9 +167,6 @@ impl<T: Width> Operands<T> for OfRegMem {
     }
 }
 
-/// What a fused pair compares and how: a carrier of type parameters.
-pub struct Fused<O, P, T>(PhantomData<(O, P, T)>);
-
 /// CMP or TEST with the Jcc behind it. The flags are left as the pair would leave them.
 pub extern "C" fn compare_and_jump<R, O, P, T, const CC: u8>(op: &Op, cpu: &mut Cpu)
 where
@@ -239,12 +235,56 @@ pub extern "C" fn indirect<const CALL: bool, const MEM: bool>(op: &Op, cpu: &mut
         cpu.trap_offset = op.offset;
         return;
     };
-    if CALL && push_return(op, cpu).is_err() {
+    if !CALL {
+        return go_to(target, cpu.regs[RSP], op, cpu);
+    }
+    if !canonical(target) {
+        return refuse_call(op, cpu);
+    }
+    if let Err(trap) = push_return(op, cpu) {
+        if MEM {
+            let _ = cpu.stack_fault(trap);
+        }
         cpu.trap_offset = op.offset;
         return;
     }
     cpu.regs[RIP] = target;
     Looked::go(op, cpu);
+}
+
+/// Jumps to `target` with a new stack pointer, or #GP if the target is not canonical: no block has
+/// such an address.
+#[inline(always)]
+fn go_to(target: u64, rsp: u64, op: &Op, cpu: &mut Cpu) {
+    let known = cpu.code.known(target, cpu.mode_key, &cpu.tlb);
+    if known.is_none() && !canonical(target) {
+        return refuse_target(op, cpu);
+    }
+    cpu.regs[RSP] = rsp;
+    cpu.regs[RIP] = target;
+    if let Some(head) = known {
+        enter(head, cpu);
+    }
+}
+
+/// [`refuse_target`] of a CALL, which is found out behind a stack that cannot be pushed to.
+#[cold]
+#[inline(never)]
+extern "C" fn refuse_call(op: &Op, cpu: &mut Cpu) {
+    let slot = cpu.regs[RSP].wrapping_sub(8);
+    cpu.trap_offset = op.offset;
+    if !canonical(slot) {
+        let _ = cpu.raise(Exception::with(vector::SS, 0));
+    } else if cpu.probe_write(slot, 8).is_ok() {
+        let _ = cpu.gp0();
+    }
+}
+
+#[cold]
+#[inline(never)]
+extern "C" fn refuse_target(op: &Op, cpu: &mut Cpu) {
+    let _ = cpu.gp0();
+    cpu.trap_offset = op.offset;
 }
 
 /// RET in 64-bit mode, releasing `op.imm` further bytes.
@@ -254,9 +294,8 @@ pub extern "C" fn ret(op: &Op, cpu: &mut Cpu) {
         cpu.trap_offset = op.offset;
         return;
     };
-    cpu.regs[RSP] = rsp.wrapping_add(8).wrapping_add(op.imm.get());
-    cpu.regs[RIP] = target;
-    Looked::go(op, cpu);
+    let above = rsp.wrapping_add(8).wrapping_add(op.imm.get());
+    go_to(target, above, op, cpu)
 }
 
 /// Legacy near CALL to `op.aux`, operand size in `op.b` (16 or 32).

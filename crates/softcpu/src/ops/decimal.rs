@@ -40,7 +40,8 @@ fn decimal_adjust(subtract: bool, old: u8, cpu: &mut Cpu) {
     let old_carry = cpu.fx & FX_CF != 0;
     let mut value = old;
     let mut flags = 0;
-    let step = |value: u8, by: u8| if subtract { value.wrapping_sub(by) } else { value.wrapping_add(by) };
+    let step =
+        |value: u8, by: u8| if subtract { value.wrapping_sub(by) } else { value.wrapping_add(by) };
     if old & 0xF > 9 || cpu.fx & FX_AF != 0 {
         let borrows = if subtract { old < 6 } else { old > 0xF9 };
         value = step(value, 6);
@@ -61,6 +62,6 @@ fn set_szp(value: u8, others: u16, cpu: &mut Cpu) {
     let mut fx = others;
     fx |= if value == 0 { FX_ZF } else { 0 };
     fx |= if value & 0x80 != 0 { FX_SF } else { 0 };
-    fx |= if value.count_ones() % 2 == 0 { FX_PF } else { 0 };
+    fx |= if value.count_ones().is_multiple_of(2) { FX_PF } else { 0 };
     cpu.fx = fx & !FX_OF;
 }

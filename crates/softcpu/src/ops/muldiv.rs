@@ -228,14 +228,14 @@ impl<const SIGNED: bool, const MEM: bool> Exec for DivByte<SIGNED, MEM> {
         let dividend = cpu.get::<u16>(RAX as u8);
         let result = if SIGNED {
             let (dividend, by) = (i32::from(dividend as i16), i32::from(by as i8));
-            dividend.checked_div(by).and_then(|q| {
-                Some((i8::try_from(q).ok()? as u8, dividend.wrapping_rem(by) as u8))
-            })
+            dividend
+                .checked_div(by)
+                .and_then(|q| Some((i8::try_from(q).ok()? as u8, dividend.wrapping_rem(by) as u8)))
         } else {
             let by = u16::from(by);
-            dividend.checked_div(by).and_then(|q| {
-                Some((u8::try_from(q).ok()?, (dividend % by) as u8))
-            })
+            dividend
+                .checked_div(by)
+                .and_then(|q| Some((u8::try_from(q).ok()?, (dividend % by) as u8)))
         };
         match result {
             Some((quotient, remainder)) => {

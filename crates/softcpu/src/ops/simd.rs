@@ -4,6 +4,7 @@ use simd::{Class, Exception as FpException, MemUse, Outcome, Plan};
 
 use crate::cpu::{Cpu, Exception, RDI, Step, Trap, vector};
 use crate::op::{Exec, Op};
+use crate::paging::{Access, canonical};
 use crate::tlb::Width;
 
 const CR0_MP: u64 = 1 << 1;
@@ -17,7 +18,8 @@ impl Cpu {
     /// #UD or #NM where the control registers forbid instructions of this class.
     #[inline(always)]
     pub fn check_fp(&mut self, class: Class) -> Step {
-        if self.cr0 & (CR0_EM | CR0_TS) == 0 && self.cr4 & CR4_OSFXSR != 0 && class != Class::Xsave {
+        if self.cr0 & (CR0_EM | CR0_TS) == 0 && self.cr4 & CR4_OSFXSR != 0 && class != Class::Xsave
+        {
             return Ok(());
         }
         self.check_fp_slowly(class)
@@ -50,6 +52,9 @@ impl Cpu {
         self.check_fp(plan.class)?;
         let va = self.plan_address(op, plan)?;
         let len = usize::from(plan.mem_bytes);
+        if plan.mem == MemUse::ReadWrite {
+            self.probe_write(va, len)?;
+        }
         if matches!(plan.mem, MemUse::Read | MemUse::ReadWrite) {
             self.load_fp_operand(va, len)?;
         }
@@ -58,6 +63,26 @@ impl Cpu {
             self.store_fp_operand(va, len)?;
         }
         Ok(())
+    }
+
+    /// Raises the page fault that a store of `len` bytes would end in, before anything changes.
+    pub fn probe_write(&mut self, va: u64, len: usize) -> Step {
+        let last = va.wrapping_add(len as u64 - 1);
+        if self.long_mode() && !(canonical(va) && canonical(last)) {
+            // The load, which comes next, says so.
+            return Ok(());
+        }
+        self.probe_page(va)?;
+        if va & !0xFFF == last & !0xFFF { Ok(()) } else { self.probe_page(last & !0xFFF) }
+    }
+
+    fn probe_page(&mut self, va: u64) -> Step {
+        let va = if self.long_mode() { va } else { va & 0xFFFF_FFFF };
+        if self.tlb.entry(self.tlb_set, va).write == va & !0xFFF {
+            return Ok(());
+        }
+        let privilege = self.privilege();
+        self.translate(va, Access::Write, privilege).map(|_| ())
     }
 
     fn plan_address(&mut self, op: &Op, plan: &Plan) -> Result<u64, Trap> {
@@ -104,7 +129,9 @@ impl Cpu {
 
     fn load_fp_operand(&mut self, va: u64, len: usize) -> Step {
         let (low, high) = match len {
-            16 if va & 0xFFF <= 0xFF0 => (self.load::<u64>(va)?, self.load::<u64>(va.wrapping_add(8))?),
+            16 if va & 0xFFF <= 0xFF0 => {
+                (self.load::<u64>(va)?, self.load::<u64>(va.wrapping_add(8))?)
+            }
             8 => (self.load::<u64>(va)?, 0),
             4 => (self.load::<u32>(va)?.to_u64(), 0u64),
             _ => return self.load_large_operand(va, len),
@@ -140,7 +167,8 @@ impl Cpu {
     }
 }
 
-fn copy_of(op: &Op) -> Op {
+/// A second op like `op`.
+pub(crate) fn copy_of(op: &Op) -> Op {
     Op {
         run: op.run,
         imm: op.imm.clone(),
@@ -204,8 +232,15 @@ impl<const ALIGNED: bool> Exec for StoreXmm<ALIGNED> {
             return Err(cpu.gp0());
         }
         let value = cpu.fp.xmm(usize::from(op.a));
-        // Both halves must be writable before either is written.
-        let last = cpu.modify::<u64>(va.wrapping_add(8))?;
+        // Both halves must be writable before either is written, and of two faults the first half's
+        // is the one.
+        let last = match cpu.modify::<u64>(va.wrapping_add(8)) {
+            Ok(last) => last,
+            Err(_) => {
+                cpu.modify::<u64>(va)?;
+                cpu.modify::<u64>(va.wrapping_add(8))?
+            }
+        };
         cpu.store(va, value as u64)?;
         if last.slow {
             return cpu.store(va.wrapping_add(8), (value >> 64) as u64);

@@ -1,6 +1,6 @@
 //! PUSH, POP, LEAVE, ENTER, PUSHF, POPF, PUSHA, POPA, in 64-bit mode and in legacy modes.
 
-use crate::cpu::{Cpu, RBP, RSP, SS, Step, Trap};
+use crate::cpu::{Cpu, Exception, Pending, RBP, RSP, SS, Step, Trap, vector};
 use crate::op::{Exec, Op};
 use crate::tlb::Width;
 
@@ -72,6 +72,16 @@ impl Cpu {
         Ok(value)
     }
 
+    /// #SS in place of #GP where a stack pointer that is not canonical failed, in an instruction
+    /// that has another memory operand as well.
+    #[inline(always)]
+    pub fn stack_fault(&mut self, trap: Trap) -> Trap {
+        if std::mem::take(&mut self.not_canonical) {
+            self.pending = Pending::Fault(Exception::with(vector::SS, 0));
+        }
+        trap
+    }
+
     fn stack_operand(&mut self, offset: u64, bytes: u8, write: bool) -> Result<u64, Trap> {
         if self.code_size == crate::cpu::CodeSize::Bits64 {
             return Ok(offset);
@@ -116,7 +126,7 @@ impl Exec for PushMem {
     #[inline(always)]
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
         let value = cpu.load_operand::<u64>(op)?;
-        cpu.push(value)
+        cpu.push(value).map_err(|trap| cpu.stack_fault(trap))
     }
 }
 
@@ -133,7 +143,7 @@ impl<const KIND: u8> Exec for PushAny<KIND> {
             (2, _) => cpu.load_operand::<u64>(op)?,
             _ => u64::from(cpu.segments[usize::from(op.a)].selector),
         };
-        cpu.push_legacy(value, op.b)
+        cpu.push_legacy(value, op.b).map_err(|trap| cpu.stack_fault(trap))
     }
 }
 
@@ -142,7 +152,7 @@ impl<const KIND: u8> Exec for PushAny<KIND> {
 pub struct PopAny<const KIND: u8>;
 impl<const KIND: u8> Exec for PopAny<KIND> {
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
-        let value = cpu.peek_legacy(0, op.b)?;
+        let value = cpu.peek_legacy(0, op.b).map_err(|trap| cpu.stack_fault(trap))?;
         match (KIND, op.b) {
             (0, 2) => {
                 cpu.add_sp(2);
@@ -239,6 +249,9 @@ fn enter_frame(op: &Op, cpu: &mut Cpu) -> Step {
         cpu.push_legacy(frame, op.b)?;
     }
     cpu.add_sp(0u64.wrapping_sub(op.imm.get()));
+    // A write at the final stack pointer must be possible (SDM Vol. 2A, ENTER).
+    let last = cpu.stack_operand(cpu.regs[RSP] & mask, op.b, true)?;
+    cpu.probe_write(last, 1)?;
     match op.b {
         2 => cpu.set(RBP as u8, frame as u16),
         4 => cpu.set(RBP as u8, frame as u32),

@@ -18,6 +18,10 @@ use crate::tlb::Width;
 /// Elements after which a repeated instruction looks whether an interrupt waits.
 const STRETCH: u64 = 4096;
 
+/// Runs a stretch of at most the given number of elements. Says how many it did, and whether the
+/// condition ended the repetition.
+type Stretch = fn(&Op, &mut Cpu, u64) -> Result<(u64, bool), Trap>;
+
 impl Cpu {
     fn string_mask(op: &Op) -> u64 {
         if op.scale & mem_flags::ADDR32 != 0 {
@@ -65,10 +69,8 @@ impl Cpu {
         self.set_cut(RCX, op, self.regs[RCX].wrapping_sub(elements));
     }
 
-    /// Runs one element, or as many as RCX says. `one` does a stretch of at most the given number
-    /// of elements, says how many it did and whether the condition ended it, and leaves the index
-    /// registers moved.
-    fn repeat(&mut self, op: &Op, one: fn(&Op, &mut Cpu, u64) -> Result<(u64, bool), Trap>) -> Step {
+    /// Runs one element, or as many as RCX says; `one` leaves the index registers moved.
+    fn repeat(&mut self, op: &Op, one: Stretch) -> Step {
         if op.imm.get() == 0 {
             return one(op, self, 1).map(|_| ());
         }
@@ -249,4 +251,3 @@ impl<T: Width> Exec for Outs<T> {
         })
     }
 }
-

@@ -318,11 +318,8 @@ impl Exec for DescriptorTableOp {
 pub struct Far<const CALL: bool, const MEM: bool>;
 impl<const CALL: bool, const MEM: bool> Exec for Far<CALL, MEM> {
     fn exec(op: &Op, cpu: &mut Cpu) -> Step {
-        let (selector, offset) = if MEM {
-            far_pointer(op, cpu, op.b)?
-        } else {
-            (op.aux as u16, op.imm.get())
-        };
+        let (selector, offset) =
+            if MEM { far_pointer(op, cpu, op.b)? } else { (op.aux as u16, op.imm.get()) };
         if CALL {
             let back = next_rip(op, cpu);
             cpu.far_call(selector, offset, u32::from(op.b), back)

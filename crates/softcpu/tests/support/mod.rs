@@ -21,6 +21,7 @@ const RAM: u64 = 4 << 20;
 
 /// A guest that is ready to run.
 pub struct Guest {
+    #[allow(dead_code)] // Not every test writes to it.
     pub memory: Arc<memory::GuestMemory>,
     vcpu: Box<dyn Vcpu>,
     io: Arc<IoSpace>,
@@ -45,7 +46,9 @@ impl Guest {
         // One page of 1 GiB maps everything onto itself.
         memory.write_obj(0x87u64, GuestAddress(PDPT)).unwrap();
         memory.write_slice(code, GuestAddress(CODE)).unwrap();
-        let vm = sparkler_softcpu::SoftVm::new(memory.clone(), sparkler_softcpu::Options::default()).unwrap();
+        let vm =
+            sparkler_softcpu::SoftVm::new(memory.clone(), sparkler_softcpu::Options::default())
+                .unwrap();
         let vcpu = vm.vcpu(0).unwrap();
         let mut io = IoSpace::default();
         io.ports.insert(u64::from(END_PORT), 1, Arc::new(End(vcpu.kicker()))).unwrap();
@@ -61,7 +64,8 @@ impl Guest {
 }
 
 fn first_state() -> CpuState {
-    let code = Segment { selector: 8, base: 0, limit: u32::MAX, attributes: 0xA9B, unusable: false };
+    let code =
+        Segment { selector: 8, base: 0, limit: u32::MAX, attributes: 0xA9B, unusable: false };
     let data = Segment { selector: 16, attributes: 0xC93, ..code };
     CpuState {
         rip: CODE,
