@@ -1,0 +1,119 @@
+//! Everything that can fail in this crate.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What failed, on what, and what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation on the host failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// The verb, such as `read`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// No place for the cache.
+    #[error(
+        "no folder for the cache: set SPARKLER_CACHE to one, or HOME, so that ~/.cache/sparkler can be used"
+    )]
+    NoCacheFolder,
+    /// A file has not the format that its name promises.
+    #[error("{what} is not as expected: {why}")]
+    Format {
+        /// The file or package.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A compression that is not supported.
+    #[error(
+        "{what} is compressed with {method}, which sparkler cannot unpack; give it as an uncompressed ELF vmlinux"
+    )]
+    Compression {
+        /// The file or package.
+        what: String,
+        /// The compression's name.
+        method: &'static str,
+    },
+    /// A program could not be started.
+    #[error("cannot run {program}: {source}; install the Debian package {package}")]
+    NoProgram {
+        /// The program.
+        program: &'static str,
+        /// The package that has it.
+        package: &'static str,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// A program ran and failed.
+    #[error("{program} failed ({status}) while sparkler wanted to {purpose}:\n{output}")]
+    ProgramFailed {
+        /// The program.
+        program: &'static str,
+        /// What it was run for.
+        purpose: String,
+        /// Its exit status in words.
+        status: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// Debian's lists do not have a package.
+    #[error(
+        "the package sources of this host have no package {package}: sparkler takes it from Debian 12, \
+         so /etc/apt must name a Debian archive (apt said: {detail})"
+    )]
+    NoPackage {
+        /// The package.
+        package: String,
+        /// What apt said.
+        detail: String,
+    },
+    /// Tools for compiling a kernel are missing.
+    #[error(
+        "compiling a kernel needs {missing}: run `apt-get install {packages}` as root, then try again"
+    )]
+    MissingTools {
+        /// What was looked for and not found.
+        missing: String,
+        /// The packages to install.
+        packages: String,
+    },
+    /// The kernel's configuration tool dropped a line of ours.
+    #[error(
+        "the kernel source does not accept {options} of the microVM configuration; \
+         this sparkler expects Linux 6.12"
+    )]
+    KernelConfig {
+        /// The lines that did not take effect.
+        options: String,
+    },
+    /// A folder does not fit on the disk that is to be made from it.
+    #[error("{size_mib} MiB is no size for a disk: choose between {min_mib} and {max_mib} MiB")]
+    DiskSize {
+        /// What was asked for.
+        size_mib: u64,
+        /// The smallest possible.
+        min_mib: u64,
+        /// The largest possible.
+        max_mib: u64,
+    },
+}
+
+impl Error {
+    pub(crate) fn format(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Error::Format { what: what.into(), why: why.into() }
+    }
+
+    /// For `map_err`: names the action and the path of a failed file operation.
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| Error::File { action, path, source }
+    }
+}
