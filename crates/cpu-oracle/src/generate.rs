@@ -182,7 +182,8 @@ fn prefixes(random: &mut Random, row: Row, is_memory: bool) -> (Vec<u8>, bool, b
         bytes.push(random.pick(&[0x26, 0x2E, 0x36, 0x3E]));
     }
     let wide = row.prefixes.size && random.chance(40);
-    let small = row.prefixes.size && random.chance(25);
+    // MOVSXD of 16 bits reads two bytes or four, depending on the host's maker.
+    let small = row.prefixes.size && row.first != 0x63 && random.chance(25);
     if small {
         bytes.push(0x66);
     }

@@ -179,7 +179,8 @@ pub fn decode(code: &[u8], context: Context, max: usize) -> Vec<Decoded> {
         let offset = decoder.position();
         let mut instruction = decoder.decode();
         if instruction.is_invalid() {
-            if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
+            let ends_early = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+            if ends_early || is_too_long(&code[offset..], context) {
                 break;
             }
             // An instruction of its own, that raises #UD.
@@ -194,6 +195,16 @@ pub fn decode(code: &[u8], context: Context, max: usize) -> Vec<Decoded> {
     }
     mark_dead_flags(&mut decoded);
     decoded
+}
+
+/// Whether the instruction that begins `code`, and is not valid, goes on beyond the longest: #GP and
+/// not #UD.
+fn is_too_long(code: &[u8], context: Context) -> bool {
+    let Some(almost) = code.get(..INSTRUCTION_BYTES_MAX - 1) else { return false };
+    let mut decoder = Decoder::with_ip(context.bits, almost, 0, OPTIONS);
+    code.len() > almost.len()
+        && decoder.decode().is_invalid()
+        && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
 }
 
 /// Clears `flags_live` where every flag that an instruction sets is set again, in the same block,

@@ -1,0 +1,21 @@
+//! What the host gives a virtual machine: a terminal, disks in files, randomness, events, signals,
+//! and answers about itself.
+//!
+//! Every module is a thin, safe wrapper of a few system calls. There is no policy here: which
+//! signal ends a machine, how a finding of [`probe`] is explained, or when a disk is opened, is
+//! for the callers to say.
+
+mod disk;
+mod entropy;
+mod events;
+pub mod probe;
+pub mod signals;
+mod stdio;
+pub mod system;
+pub mod terminal;
+
+pub use disk::{DiskError, FileDisk};
+pub use entropy::HostEntropy;
+pub use events::{Event, EventFd, Poller, TimerFd};
+pub use signals::SignalFd;
+pub use stdio::{read_stdin, stdout_moves};

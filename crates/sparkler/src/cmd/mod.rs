@@ -1,0 +1,7 @@
+//! What each verb does, a module each.
+
+pub mod completions;
+pub mod doctor;
+pub mod kernel;
+pub mod run;
+pub mod version;

@@ -1,0 +1,116 @@
+//! Which CPU runs the guest: the one place that knows both back ends.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use memory::GuestMemory;
+use vcpu::Vm;
+
+use crate::Error;
+
+/// What was asked for with `--cpu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CpuChoice {
+    /// KVM if it runs guests at hardware speed here, else the software CPU.
+    #[default]
+    Auto,
+    /// KVM, whatever the probe would say.
+    Kvm,
+    /// The software CPU.
+    Soft,
+}
+
+/// All choices by name.
+pub const CHOICES: [(&str, CpuChoice); 3] =
+    [("auto", CpuChoice::Auto), ("kvm", CpuChoice::Kvm), ("soft", CpuChoice::Soft)];
+
+impl FromStr for CpuChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = CHOICES.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, choice)| *choice)
+            .ok_or_else(|| format!("`{text}` is no CPU: use `auto`, `kvm` or `soft`"))
+    }
+}
+
+/// Which back end it became, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// KVM, with what the probe found, if it was asked.
+    Kvm(Option<String>),
+    /// The software CPU because it was asked for.
+    Soft,
+    /// The software CPU because KVM will not do, for this reason.
+    SoftInstead(String),
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kvm(None) => write!(f, "CPU: KVM, as asked"),
+            Self::Kvm(Some(found)) => write!(f, "CPU: KVM ({found})"),
+            Self::Soft => write!(f, "CPU: software, as asked"),
+            Self::SoftInstead(reason) => {
+                write!(f, "CPU: software, because KVM will not do: {reason}")
+            }
+        }
+    }
+}
+
+impl Decision {
+    /// Whether the back end brings the clock that PCs have at ports 0x70 and 0x71.
+    pub(crate) fn has_real_time_clock(&self) -> bool {
+        match self {
+            Self::Kvm(_) => false,
+            Self::Soft | Self::SoftInstead(_) => true,
+        }
+    }
+}
+
+/// Decides, measuring if need be.
+pub fn decide(choice: CpuChoice) -> Decision {
+    match choice {
+        CpuChoice::Kvm => Decision::Kvm(None),
+        CpuChoice::Soft => Decision::Soft,
+        CpuChoice::Auto => {
+            let fitness = kvm::probe::probe();
+            match fitness.usable {
+                true => Decision::Kvm(Some(fitness.reason)),
+                false => Decision::SoftInstead(fitness.reason),
+            }
+        }
+    }
+}
+
+/// Makes the virtual machine that was decided on.
+pub(crate) fn open(
+    decision: &Decision,
+    memory: Arc<GuestMemory>,
+    vcpu_count: u8,
+) -> Result<Arc<dyn Vm>, Error> {
+    let vm = match decision {
+        Decision::Kvm(_) => {
+            kvm::KvmVm::new(memory, kvm::Options { vcpu_count, ..kvm::Options::default() })?
+        }
+        Decision::Soft | Decision::SoftInstead(_) => {
+            softcpu::SoftVm::new(memory, softcpu::Options { vcpus: vcpu_count })?
+        }
+    };
+    Ok(vm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_parsed() {
+        for (name, choice) in CHOICES {
+            assert_eq!(name.parse(), Ok(choice));
+        }
+        assert!("hard".parse::<CpuChoice>().unwrap_err().contains("`auto`, `kvm` or `soft`"));
+    }
+}

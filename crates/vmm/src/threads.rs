@@ -1,0 +1,43 @@
+//! The vCPUs' threads: `fc_vcpu 0`, `fc_vcpu 1`, …, as supervisors know them.
+
+use std::sync::Arc;
+use std::thread;
+
+use bus::IoSpace;
+use vcpu::{Exit, Vcpu};
+
+use crate::Error;
+use crate::control::{Control, End, Gate};
+
+/// Starts a thread for each vCPU. They run until the machine ends.
+pub(crate) fn start(
+    vcpus: Vec<Box<dyn Vcpu>>,
+    io: &Arc<IoSpace>,
+    control: &Control,
+) -> Result<(), Error> {
+    for (id, vcpu) in vcpus.into_iter().enumerate() {
+        let (io, own_control) = (io.clone(), control.clone());
+        control.add_thread(vcpu.kicker());
+        let started = thread::Builder::new()
+            .name(format!("fc_vcpu {id}"))
+            .spawn(move || run(id, vcpu, &io, &own_control));
+        if let Err(source) = started {
+            control.remove_thread();
+            return Err(Error::Thread { id, source });
+        }
+    }
+    Ok(())
+}
+
+fn run(id: usize, mut vcpu: Box<dyn Vcpu>, io: &Arc<IoSpace>, control: &Control) {
+    while control.gate() == Gate::Run {
+        match vcpu.run(io) {
+            Ok(Exit::Kicked) => {}
+            Ok(Exit::Reset) => control.end(End::Reset),
+            Ok(Exit::TripleFault) => control.end(End::Failed(Error::TripleFault { id })),
+            Err(error) => control.end(End::Failed(error.into())),
+        }
+    }
+    drop(vcpu);
+    control.remove_thread();
+}
