@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bus::IoSpace;
 use memory::{Bytes, GuestAddress, GuestMemory};
 use softcpu::{Options, SoftVm};
-use vcpu::{CpuState, DescriptorTable, Exit, Segment};
+use vcpu::{CpuState, DescriptorTable, Segment};
 
 use crate::source::Source;
 
@@ -105,12 +105,8 @@ fn execute(memory: Arc<GuestMemory>, state: &CpuState) {
                 assert!(!late, "the vCPU goes on {:?} after a kick", kicked.elapsed());
             }
         });
-        loop {
-            match cpu.run(&io) {
-                Ok(Exit::Kicked | Exit::TripleFault | Exit::Reset) | Err(_) => break,
-            }
-        }
-        // The stopper may have gone already.
+        // However it ends, it may; and the stopper may have gone already.
+        let _ = cpu.run(&io);
         let _ = ended.send(());
         stopper.join().expect("the vCPU stops");
     });
@@ -187,13 +183,8 @@ fn first_state(mode: Mode) -> CpuState {
         Mode::User => ((0x2B, 0xAFB), (0x33, 0xCF3)),
     };
     let limit = if mode == Mode::Real { 0xFFFF } else { !0 };
-    let segment = |(selector, attributes)| Segment {
-        selector,
-        base: 0,
-        limit,
-        attributes,
-        unusable: false,
-    };
+    let segment =
+        |(selector, attributes)| Segment { selector, base: 0, limit, attributes, unusable: false };
     let mut segments = [segment(data); 6];
     segments[1] = segment(code);
     let long = matches!(mode, Mode::Long | Mode::User);

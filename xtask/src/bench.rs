@@ -18,6 +18,8 @@ use crate::shell::{self, cargo};
 const RUNS: usize = 5;
 /// When a machine is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The command line for a kernel that is given; those of the cache have their own.
+const OPTIONS: &str = "console=ttyS0 quiet reboot=k panic=-1 random.trust_cpu=on no_timer_check";
 /// What the guest's first process prints.
 const MARK: &str = "sparkler-bench-mark";
 /// Guest memory in MiB.
@@ -33,7 +35,7 @@ pub fn boot(args: &[&str]) -> anyhow::Result<()> {
     let build = ["build", "--release", "--package", "sparkler-vmm", "--package", "sparkler"];
     shell::run("release build", &mut cargo(&build))?;
     let guests = match args {
-        [kernel, initrd] => vec![Guest::new("given", kernel.into(), initrd.into())],
+        [kernel, initrd] => vec![Guest::new("given", kernel, initrd, OPTIONS)],
         [] => cached_guests()?,
         _ => bail!("usage: cargo xtask bench boot [KERNEL INITRD]"),
     };
@@ -50,20 +52,22 @@ struct Guest {
     name: String,
     kernel: PathBuf,
     initrd: PathBuf,
+    options: String,
 }
 
 impl Guest {
-    fn new(name: &str, kernel: PathBuf, initrd: PathBuf) -> Self {
-        Self { name: name.to_owned(), kernel, initrd }
+    fn new(name: &str, kernel: &str, initrd: &str, options: &str) -> Self {
+        let (name, options) = (name.to_owned(), options.to_owned());
+        Self { name, kernel: kernel.into(), initrd: initrd.into(), options }
     }
 
     /// The first process only prints: busybox's echo, with the mark as its argument.
-    fn command_line() -> String {
-        format!("console=ttyS0 quiet reboot=k panic=-1 rdinit=/bin/echo -- {MARK}")
+    fn command_line(&self) -> String {
+        format!("{} rdinit=/bin/echo -- {MARK}", self.options)
     }
 }
 
-/// The kernels in the cache, as `sparkler kernel ls --paths` lists them: name, kernel, initramfs.
+/// The kernels in the cache, as `sparkler kernel ls --paths` lists them.
 fn cached_guests() -> anyhow::Result<Vec<Guest>> {
     let mut list = Command::new(program("sparkler"));
     let list = shell::output(list.args(["kernel", "ls", "--paths"]))?;
@@ -76,7 +80,7 @@ fn cached_guests() -> anyhow::Result<Vec<Guest>> {
 
 fn guest_of_line(line: &str) -> Option<Guest> {
     let mut fields = line.split('\t');
-    Some(Guest::new(fields.next()?, fields.next()?.into(), fields.next()?.into()))
+    Some(Guest::new(fields.next()?, fields.next()?, fields.next()?, fields.next()?))
 }
 
 fn compare(guest: &Guest) -> anyhow::Result<()> {
@@ -111,7 +115,7 @@ fn write_config(guest: &Guest, folder: &Path) -> anyhow::Result<PathBuf> {
         "boot-source": {
             "kernel_image_path": guest.kernel,
             "initrd_path": guest.initrd,
-            "boot_args": Guest::command_line(),
+            "boot_args": guest.command_line(),
         },
         "drives": [],
         "machine-config": {"vcpu_count": 1, "mem_size_mib": MEMORY_MIB},
@@ -136,7 +140,7 @@ fn qemu_command(guest: &Guest) -> Command {
     command
         .args(["-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max", "-nodefaults"])
         .args(["-no-user-config", "-no-reboot", "-nographic", "-serial", "stdio"])
-        .args(["-m", &MEMORY_MIB.to_string(), "-append", &Guest::command_line(), "-kernel"])
+        .args(["-m", &MEMORY_MIB.to_string(), "-append", &guest.command_line(), "-kernel"])
         .arg(&guest.kernel)
         .arg("-initrd")
         .arg(&guest.initrd);

@@ -49,7 +49,12 @@ pub struct Bus {
 
 impl Bus {
     /// Gives `device` the `len` addresses from `base` on.
-    pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn Device>) -> Result<(), RangeError> {
+    pub fn insert(
+        &mut self,
+        base: u64,
+        len: u64,
+        device: Arc<dyn Device>,
+    ) -> Result<(), RangeError> {
         let error = RangeError { base, len };
         let last = len.checked_sub(1).and_then(|l| base.checked_add(l)).ok_or(error)?;
         let below = self.ranges.range(..=last).next_back();
@@ -126,7 +131,9 @@ mod tests {
     fn refuses_overlaps() {
         let mut bus = Bus::default();
         bus.insert(0x100, 0x10, Arc::new(Probe::default())).unwrap();
-        for (base, len) in [(0xF8, 9), (0x10F, 1), (0x100, 0x10), (0x80, 0x200), (5, 0), (u64::MAX, 2)] {
+        for (base, len) in
+            [(0xF8, 9), (0x10F, 1), (0x100, 0x10), (0x80, 0x200), (5, 0), (u64::MAX, 2)]
+        {
             let refused = bus.insert(base, len, Arc::new(Probe::default()));
             assert_eq!(refused, Err(RangeError { base, len }));
         }

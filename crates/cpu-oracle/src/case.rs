@@ -5,7 +5,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 use crate::layout::{CODE, DATA_LEN};
 
 /// The instruction behind the sequence, which ends it: INT3.
-const INT3: u8 = 0xCC;
+pub(crate) const INT3: u8 = 0xCC;
 const DECODING: u32 = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD;
 
 /// One experiment.
@@ -106,7 +106,8 @@ impl Case {
         while decoder.can_decode() {
             let at = decoder.position();
             let instruction = decoder.decode();
-            let bytes: String = code[at..decoder.position()].iter().map(|b| format!("{b:02x}")).collect();
+            let bytes: String =
+                code[at..decoder.position()].iter().map(|b| format!("{b:02x}")).collect();
             let address = CODE.max(self.start + at as u64);
             listing += &format!("  {address:#x}: {bytes:<30} {}\n", describe(&instruction));
         }

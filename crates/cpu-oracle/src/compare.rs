@@ -89,9 +89,7 @@ fn is_compared(at: usize) -> bool {
 /// Whether both ended by a fault at an instruction of which hosts report one or another: CMPS with
 /// its two operands, or one through GS.
 fn is_either_of_two(case: &Case, native: &Outcome, soft: &Outcome) -> bool {
-    let is_access = |end| {
-        matches!(end, End::Exception { vector: VECTOR_GP | VECTOR_PF, .. })
-    };
+    let is_access = |end| matches!(end, End::Exception { vector: VECTOR_GP | VECTOR_PF, .. });
     is_access(native.end) && is_access(soft.end) && native.rip == soft.rip && {
         let comparisons = [Mnemonic::Cmpsb, Mnemonic::Cmpsw, Mnemonic::Cmpsd, Mnemonic::Cmpsq];
         case.instruction_at(native.rip).is_some_and(|i| {

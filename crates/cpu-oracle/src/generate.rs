@@ -15,6 +15,11 @@ const DF: u64 = 0x400;
 const TF: u64 = 0x100;
 /// TF and AC.
 const NOT_POPPED: u32 = 0x4_0100;
+/// The longest instruction (SDM Vol. 2A, 2.3.11).
+const INSTRUCTION_MAX: usize = 15;
+const LOCK: u8 = 0xF0;
+/// The digit of CMP among ADD and its family.
+const CMP: u8 = 7;
 const RSP: usize = 4;
 const RCX: usize = 1;
 
@@ -33,7 +38,8 @@ pub fn case(seed: u64, number: u64) -> Case {
     let floating = random.chance(15);
     let mut units: Vec<Unit> = Vec::new();
     for _ in 0..count {
-        let table = if floating && random.chance(60) { opcodes::floating() } else { opcodes::integer() };
+        let table =
+            if floating && random.chance(60) { opcodes::floating() } else { opcodes::integer() };
         units.push(unit(random, table, &gpr));
     }
     if random.chance(10) {
@@ -163,13 +169,19 @@ fn unit(random: &mut Random, table: &Table, gpr: &[u64; 16]) -> Unit {
     if let Some(jump) = immediate(random, row.imm, small, wide, addressing, &mut bytes) {
         fix = jump;
     }
+    if bytes.len() > INSTRUCTION_MAX && reg == CMP {
+        // Only LOCK can be one too many. LOCK CMP is #UD, too long is #GP: the host's choice.
+        let lock = bytes.iter().position(|byte| *byte == LOCK);
+        bytes.remove(lock.expect("the longest forms fit without LOCK"));
+    }
     prepare(random, row, opcode, Unit { bytes, fix })
 }
 
 /// Legacy prefixes; whether 66 and REX.W apply; and how addresses are formed.
 fn prefixes(random: &mut Random, row: Row, is_memory: bool) -> (Vec<u8>, bool, bool, Addressing) {
     let mut bytes = Vec::new();
-    let addresses = is_memory || row.imm == Imm::Address || row.prefixes.repeat || row.first == 0xD7;
+    let addresses =
+        is_memory || row.imm == Imm::Address || row.prefixes.repeat || row.first == 0xD7;
     let branches = matches!(row.imm, Imm::Near) && row.first == 0xE0;
     let short = (addresses || branches) && random.chance(10);
     let gs = addresses && random.chance(6);
@@ -188,7 +200,7 @@ fn prefixes(random: &mut Random, row: Row, is_memory: bool) -> (Vec<u8>, bool, b
         bytes.push(0x66);
     }
     if row.prefixes.lock && random.chance(if is_memory { 30 } else { 1 }) {
-        bytes.push(0xF0);
+        bytes.push(LOCK);
     }
     if row.prefixes.repeat && random.chance(75) {
         bytes.push(random.pick(&[0xF2, 0xF3]));
@@ -299,8 +311,7 @@ fn keeps_rcx(unit: &Unit) -> bool {
     let mut info = InstructionInfoFactory::new();
     Decoder::new(64, &unit.bytes, DecoderOptions::NONE).iter().all(|instruction| {
         let used = info.info(&instruction).used_registers();
-        used.iter().all(|r| {
-            r.access() == OpAccess::Read || r.register().full_register() != Register::RCX
-        })
+        used.iter()
+            .all(|r| r.access() == OpAccess::Read || r.register().full_register() != Register::RCX)
     })
 }

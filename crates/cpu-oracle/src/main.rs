@@ -42,7 +42,8 @@ fn main() -> Result<ExitCode> {
         }
         match oracle.check(arguments.seed, number)? {
             Verdict::Same(end) => {
-                let exception = matches!(end, cpu_oracle::End::Exception { vector, .. } if vector != 3);
+                let exception =
+                    matches!(end, cpu_oracle::End::Exception { vector, .. } if vector != 3);
                 regular += u64::from(!exception);
             }
             Verdict::Skipped => skipped += 1,

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use anyhow::{Context, Result, ensure};
 use libc::{c_int, c_void, siginfo_t, ucontext_t};
 
-use crate::case::{Case, End, Outcome};
+use crate::case::{Case, End, INT3, Outcome};
 use crate::layout::{CODE, CODE_LEN, DATA, DATA_LEN, GS_BASE, PAGE, WRITABLE_LEN};
 use crate::watchdog::Watchdog;
 
@@ -70,6 +70,8 @@ pub struct Native {
     slot: Box<Slot>,
     /// A second view of all pages, which may be written.
     alias: *mut u8,
+    /// Where the last case's code lies, and how long it is.
+    last: (usize, usize),
     watchdog: Watchdog,
     _stack: Vec<u8>,
 }
@@ -97,7 +99,7 @@ impl Native {
             // and only then is this called.
             unsafe { libc::pthread_kill(thread as libc::pthread_t, TIME_OUT) };
         });
-        Ok(Self { slot, alias, watchdog, _stack: stack })
+        Ok(Self { slot, alias, last: (0, 0), watchdog, _stack: stack })
     }
 
     /// Runs `case` on this thread.
@@ -120,9 +122,11 @@ impl Native {
         let code = case.code();
         let at = (case.start - CODE) as usize;
         assert!(at + code.len() <= CODE_LEN as usize, "the sequence lies in its pages");
+        let (last_at, last_len) = std::mem::replace(&mut self.last, (at, code.len()));
         // SAFETY: `alias` maps CODE_LEN + DATA_LEN bytes for writing, and nobody holds a reference
         // to them.
         unsafe {
+            ptr::write_bytes(self.alias.add(last_at), INT3, last_len);
             ptr::copy_nonoverlapping(code.as_ptr(), self.alias.add(at), code.len());
             let data = self.alias.add(CODE_LEN as usize);
             ptr::copy_nonoverlapping(case.data.as_ptr(), data, DATA_LEN as usize);
@@ -221,7 +225,7 @@ fn map_pages() -> io::Result<*mut u8> {
         if alias.is_null() {
             alias = view.cast();
             // SAFETY: just mapped. INT3 wherever a case might jump to.
-            unsafe { ptr::write_bytes(view.cast::<u8>(), 0xCC, CODE_LEN as usize) };
+            unsafe { ptr::write_bytes(view.cast::<u8>(), INT3, CODE_LEN as usize) };
         }
     }
     Ok(alias)

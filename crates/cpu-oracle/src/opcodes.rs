@@ -294,7 +294,8 @@ pub(crate) struct Table {
 
 impl Table {
     fn new(rows: Vec<Row>) -> Self {
-        let of_row = |(n, row): (usize, &Row)| std::iter::repeat_n(n as u16, usize::from(row.weight));
+        let of_row =
+            |(n, row): (usize, &Row)| std::iter::repeat_n(n as u16, usize::from(row.weight));
         let tickets = rows.iter().enumerate().flat_map(of_row).collect();
         Self { rows, tickets }
     }

@@ -63,12 +63,7 @@ pub(crate) fn memory(
 }
 
 /// One whose address is in the data pages, if the form that comes up can reach them.
-fn aimed(
-    random: &mut Random,
-    reg: u8,
-    gpr: &[u64; 16],
-    addressing: Addressing,
-) -> Option<Operand> {
+fn aimed(random: &mut Random, reg: u8, gpr: &[u64; 16], addressing: Addressing) -> Option<Operand> {
     let gs = if addressing.gs { GS_BASE } else { 0 };
     let aim = target(random).wrapping_sub(gs);
     let rex = random.below(8) as u8;

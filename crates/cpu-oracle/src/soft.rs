@@ -21,7 +21,7 @@ use bus::{Device, IoSpace};
 use memory::{Bytes, GuestAddress, GuestMemory};
 use vcpu::{CpuState, DescriptorTable, Exit, Kick, Segment, Vcpu, Vm};
 
-use crate::case::{Case, End, Outcome};
+use crate::case::{Case, End, INT3, Outcome};
 use crate::layout::{CODE, CODE_LEN, DATA, DATA_LEN, GS_BASE, PAGE, WRITABLE_LEN};
 use crate::watchdog::Watchdog;
 
@@ -64,6 +64,8 @@ pub struct Soft {
     ends: Arc<Ends>,
     watchdog: Watchdog,
     state: CpuState,
+    /// Where the last case's code lies, and how long it is.
+    last: (GuestAddress, usize),
 }
 
 impl Soft {
@@ -78,13 +80,17 @@ impl Soft {
         let mut io = IoSpace::default();
         io.ports.insert(0, VECTORS, ends.clone())?;
         let watchdog = Watchdog::new(TIME_OUT_TICKS, move || kicker.kick());
-        Ok(Self { memory, _vm: vm, cpu, io: Arc::new(io), ends, watchdog, state: first_state() })
+        let (state, last) = (first_state(), (GuestAddress(CODE_AT), 0));
+        Ok(Self { memory, _vm: vm, cpu, io: Arc::new(io), ends, watchdog, state, last })
     }
 
     /// Runs `case` in the guest.
     pub fn run(&mut self, case: &Case) -> Result<Outcome> {
-        let at = CODE_AT + (case.start - CODE);
-        self.memory.write_slice(&case.code(), GuestAddress(at))?;
+        let code = case.code();
+        let at = GuestAddress(CODE_AT + (case.start - CODE));
+        let (last_at, last_len) = std::mem::replace(&mut self.last, (at, code.len()));
+        self.memory.write_slice(&vec![INT3; last_len], last_at)?;
+        self.memory.write_slice(&code, at)?;
         self.memory.write_slice(&case.data[..], GuestAddress(DATA_AT))?;
         self.state.gpr = case.gpr;
         self.state.rip = case.start;
@@ -172,7 +178,7 @@ fn lay_out(memory: &GuestMemory) -> Result<()> {
         memory.write_obj([0xE6, vector as u8, 0xF4, 0xF4], GuestAddress(STUBS + vector * 4))?;
     }
     put(TSS + 4, HIGH + STACK_TOP)?;
-    memory.write_slice(&[0xCC; CODE_LEN as usize], GuestAddress(CODE_AT))?;
+    memory.write_slice(&[INT3; CODE_LEN as usize], GuestAddress(CODE_AT))?;
     page_tables(&put)?;
     Ok(())
 }
@@ -194,18 +200,17 @@ fn page_tables(put: &dyn Fn(u64, u64) -> Result<(), memory::GuestMemoryError>) -
     put(high_pdpt, LARGE | PRESENT | WRITE)?;
     let entry = |address: u64| table + (address >> 12 & 511) * 8;
     for offset in (0..CODE_LEN).step_by(PAGE as usize) {
-        put(entry(CODE + offset), CODE_AT + offset | PRESENT | USER)?;
+        put(entry(CODE + offset), (CODE_AT + offset) | PRESENT | USER)?;
     }
     for offset in (0..DATA_LEN).step_by(PAGE as usize) {
         let write = if offset < WRITABLE_LEN { WRITE } else { 0 };
-        put(entry(DATA + offset), DATA_AT + offset | PRESENT | USER | NO_EXECUTE | write)?;
+        put(entry(DATA + offset), (DATA_AT + offset) | PRESENT | USER | NO_EXECUTE | write)?;
     }
     Ok(())
 }
 
 fn first_state() -> CpuState {
-    let data =
-        Segment { selector: 0x1B, base: 0, limit: !0, attributes: 0xCF3, unusable: false };
+    let data = Segment { selector: 0x1B, base: 0, limit: !0, attributes: 0xCF3, unusable: false };
     let mut segments = [data; 6];
     segments[1] = Segment { selector: 0x23, attributes: 0xAFB, ..data };
     segments[5].base = GS_BASE;

@@ -37,7 +37,10 @@ fn displacements_lead_to_their_targets() {
             if let Fix::Rip { at, target } = unit.fix {
                 let displacement: [u8; 4] = code[begin + at..][..4].try_into().expect("4 bytes");
                 let next = case.start + end as u64;
-                assert_eq!(next.wrapping_add_signed(i32::from_le_bytes(displacement).into()), target);
+                assert_eq!(
+                    next.wrapping_add_signed(i32::from_le_bytes(displacement).into()),
+                    target
+                );
             }
         }
     }

@@ -5,12 +5,13 @@
 //! the Debian packages `qemu-system-x86` and `busybox-static`, and `apt-get download` once for the
 //! kernel, which it keeps in the user's cache folder and never installs.
 //!
-//! It refuses: dynamically linked programs (there are no libraries), and to run longer than its
-//! time. What differs on Intel's VMX, next-RIP save, XSAVEC and AVX-512 are missing there, and
+//! There are no libraries: a dynamically linked program needs its [`libraries`] among the files. It
+//! refuses to run longer than its time. What differs on Intel's VMX, next-RIP save, XSAVEC and AVX-512 are missing there, and
 //! TCG's time is not real time: compare within one machine, and quote nothing as absolute.
 
 mod initramfs;
 mod kernel;
+mod libraries;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use thiserror::Error;
+
+pub use libraries::libraries;
 
 /// Where busybox is on Debian.
 const BUSYBOX: &str = "/bin/busybox";

@@ -4,8 +4,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use thiserror::Error;
-use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::bitmap::NewBitmap;
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollection, GuestRegionMmap,
 };
@@ -49,11 +49,12 @@ pub fn allocate(ranges: &[(GuestAddress, u64)]) -> Result<GuestMemory, RamError>
     let mut regions = Vec::new();
     for &(start, len) in ranges {
         let map_error = |source| RamError::Map { mib: len >> 20, source };
-        let mapping = MmapRegionBuilder::new_with_bitmap(len as usize, PageLog::with_len(len as usize))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-            .build()
-            .map_err(map_error)?;
+        let mapping =
+            MmapRegionBuilder::new_with_bitmap(len as usize, PageLog::with_len(len as usize))
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+                .build()
+                .map_err(map_error)?;
         let region = GuestRegionMmap::new(mapping, start)
             .ok_or_else(|| map_error(MmapRegionError::InvalidOffsetLength))?;
         regions.push(region);

@@ -201,6 +201,11 @@ pub fn decode(code: &[u8], context: Context, max: usize) -> Vec<Decoded> {
 /// not #UD.
 fn is_too_long(code: &[u8], context: Context) -> bool {
     let Some(almost) = code.get(..INSTRUCTION_BYTES_MAX - 1) else { return false };
+    // Not what is only invalid by a LOCK prefix.
+    let unchecked = OPTIONS | DecoderOptions::NO_INVALID_CHECK;
+    if !Decoder::with_ip(context.bits, code, 0, unchecked).decode().is_invalid() {
+        return false;
+    }
     let mut decoder = Decoder::with_ip(context.bits, almost, 0, OPTIONS);
     code.len() > almost.len()
         && decoder.decode().is_invalid()

@@ -108,7 +108,7 @@ pub enum KernelVerb {
     Build,
     /// List the kernels in the cache
     Ls {
-        /// Print the newest of each kind with its initramfs, for programs
+        /// Print the newest of each kind with initramfs and command line, for programs
         #[arg(long)]
         paths: bool,
     },

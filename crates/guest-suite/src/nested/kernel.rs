@@ -30,14 +30,14 @@ pub(super) fn get() -> Result<Kernel, NestedError> {
     }
     let partial = folder.with_extension(format!("partial-{}", std::process::id()));
     std::fs::create_dir_all(&partial).map_err(|source| host("make", &partial, source))?;
-    let listing = tool(Command::new("apt-cache").args(["depends", META_PACKAGE]))?;
+    let listing = tool(apt("apt-cache", &folder).args(["depends", META_PACKAGE]))?;
     let package = listing
         .split_whitespace()
         .find(|word| word.starts_with("linux-image-") && *word != META_PACKAGE)
         .ok_or_else(|| {
             NestedError::Missing(format!("the package lists do not know {META_PACKAGE}"))
         })?;
-    tool(Command::new("apt-get").args(["download", package]).current_dir(&partial))?;
+    tool(apt("apt-get", &folder).args(["download", package]).current_dir(&partial))?;
     let deb = std::fs::read_dir(&partial)
         .map_err(|source| host("read", &partial, source))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -52,12 +52,25 @@ pub(super) fn get() -> Result<Kernel, NestedError> {
     find(&folder).ok_or_else(|| NestedError::Missing(format!("{package} has no KVM modules")))
 }
 
+/// A program of apt's, with the package lists of the cache beside `folder` if there are any: a fresh
+/// host has none of its own.
+fn apt(program: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    let config = folder.with_file_name("apt").join("apt.conf");
+    if config.exists() {
+        command.arg("-c").arg(config);
+    }
+    command
+}
+
 fn cache_folder() -> Result<PathBuf, NestedError> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME")
-        .or_else(|| Some(set("HOME")?.join(".cache")))
-        .ok_or_else(|| NestedError::Missing("neither XDG_CACHE_HOME nor HOME is set".to_string()))?
-        .join("sparkler");
+    let base = set("SPARKLER_CACHE")
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("sparkler")))
+        .or_else(|| Some(set("HOME")?.join(".cache/sparkler")))
+        .ok_or_else(|| {
+            NestedError::Missing("neither SPARKLER_CACHE nor HOME is set".to_string())
+        })?;
     std::fs::create_dir_all(&base).map_err(|source| host("make", &base, source))?;
     Ok(base.join("nested-kernel"))
 }

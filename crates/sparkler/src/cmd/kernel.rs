@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use image::kernel::cmdline::Features;
 use image::kernel::{self, Kernel, Source};
 use image::{Cache, starter};
 
@@ -53,13 +54,16 @@ fn list(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// For programs: name, kernel and initramfs, with tabs between; the newest of each source.
+/// For programs: name, kernel, initramfs and command line, with tabs between; the newest of each
+/// source.
 fn list_paths(cache: &Cache) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for (name, source) in SOURCES {
         if let Some(kernel) = kernel::list(cache, source)?.into_iter().next() {
             let initrd = starter::initramfs(cache, &kernel, &image::Quiet)?;
-            writeln!(out, "{name}\t{}\t{}", kernel.vmlinux.display(), initrd.display())?;
+            let (file, initrd) = (kernel.vmlinux.display(), initrd.display());
+            let line = kernel::cmdline::default(source, Features::Few);
+            writeln!(out, "{name}\t{file}\t{initrd}\t{line}")?;
         }
     }
     Ok(())
