@@ -15,8 +15,7 @@
 //! - the flags after DIV and IDIV, which a processor's microcode leaves behind: the generator puts an
 //!   ADD behind each;
 //! - a case in which POPF sets AC: Linux then delivers alignment faults, which the software CPU does
-//!   not have;
-//! - a case in which POPF sets TF right before the INT3.
+//!   not have.
 
 use anyhow::Result;
 use iced_x86::{Mnemonic, Register};
@@ -29,7 +28,6 @@ const NAMES: [&str; 16] = [
     "r14", "r15",
 ];
 const RFLAGS_AC: u64 = 1 << 18;
-const RFLAGS_TF: u64 = 1 << 8;
 /// An error code's bit for a page that is present.
 const PRESENT: u64 = 1;
 const ARITHMETIC_FLAGS: u64 = 0x8D5;
@@ -45,8 +43,7 @@ const DIFFERENCES_MAX: usize = 24;
 /// Whether the host's outcome says what the software CPU should do.
 pub fn is_comparable(native: &Outcome) -> bool {
     let alignment = matches!(native.end, End::Exception { vector: VECTOR_AC, .. });
-    let stepped = is_regular(native.end) && native.rflags & RFLAGS_TF != 0;
-    native.end != End::TimedOut && !alignment && native.rflags & RFLAGS_AC == 0 && !stepped
+    native.end != End::TimedOut && !alignment && native.rflags & RFLAGS_AC == 0
 }
 
 /// What differs, a line each.

@@ -5,7 +5,7 @@
 //! the Debian packages `qemu-system-x86` and `busybox-static`, and `apt-get download` once for the
 //! kernel, which it keeps in the user's cache folder and never installs.
 //!
-//! There are no libraries: a dynamically linked program needs its [`libraries`] among the files. It
+//! There are no libraries: a dynamically linked program needs its `libraries` among the files. It
 //! refuses to run longer than its time. What differs on Intel's VMX, next-RIP save, XSAVEC and AVX-512 are missing there, and
 //! TCG's time is not real time: compare within one machine, and quote nothing as absolute.
 

@@ -1,6 +1,6 @@
 //! From a [`VmSpec`] to a machine that can run.
 //!
-//! [`build`] puts together what others made: RAM and a CPU back end, disks, the serial line's far
+//! [`build()`] puts together what others made: RAM and a CPU back end, disks, the serial line's far
 //! end. It owns the address map ([`map`]) and the order of assembly:
 //!
 //! ```text

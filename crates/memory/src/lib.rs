@@ -1,7 +1,7 @@
 //! Guest RAM and the log of who wrote which page.
 //!
 //! [`GuestMemory`] is vm-memory's mapping with our [`PageLog`] as its dirty bitmap. Devices write
-//! through vm-memory, whose every write ends in [`PageLog::mark_dirty`]; the software CPU writes
+//! through vm-memory, whose every write ends in `PageLog::mark_dirty`; the software CPU writes
 //! through the raw [`RamView`] and tells the page's [`PageState`] itself when it first makes a page
 //! writable in its TLB. The log therefore serves two readers:
 //!

@@ -219,6 +219,8 @@ pub struct Cpu {
     pub shadow: bool,
     /// The block that runs is a single instruction that will not be used again.
     pub alone: bool,
+    /// The instruction just run was INT n, INT3 or INTO, behind which there is no single-step trap.
+    pub interrupted: bool,
     /// The pending #GP is for an address that is not canonical.
     pub not_canonical: bool,
     /// A jump that wants to be linked with the block that the outer loop finds next.

@@ -95,6 +95,7 @@ impl Cpu {
             shadow: false,
             alone: false,
             not_canonical: false,
+            interrupted: false,
             link_from: Default::default(),
             tlb: Tlb::default(),
             fp: Box::<FpState>::default(),
@@ -290,11 +291,12 @@ impl Cpu {
             return self.settle(0);
         };
         self.alone = true;
+        self.interrupted = false;
         self.budget = 0;
         enter(head, self);
         self.alone = false;
         self.link_from.0 = None;
-        if stepping && self.pending == Pending::None && !self.shadow {
+        if stepping && self.pending == Pending::None && !self.shadow && !self.interrupted {
             self.debug_hits |= 1 << 14;
         }
         self.settle(self.trap_offset)

@@ -2,7 +2,7 @@
 //!
 //! | source | how | what for |
 //! | --- | --- | --- |
-//! | [`pull`] | Debian's package `linux-image-cloud-amd64`, unpacked | the default: needs no compiler |
+//! | [`pull()`] | Debian's package `linux-image-cloud-amd64`, unpacked | the default: needs no compiler |
 //! | [`build()`] | Debian's package `linux-source-6.12`, compiled with [`CONFIG`] | starts several times faster |
 //!
 //! Both give a [`Kernel`] from the cache. Its command line is in `cmdline`,

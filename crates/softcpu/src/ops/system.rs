@@ -129,6 +129,7 @@ impl Exec for Int {
         let start = cpu.regs[RIP];
         let instruction = cpu.truncate_rip(start.wrapping_add(u64::from(op.offset)));
         cpu.regs[RIP] = next_rip(op, cpu);
+        cpu.interrupted = true;
         if op.aux == 0x100 {
             // INT1 (ICEBP).
             let _ = cpu.deliver_icebp(instruction);
@@ -149,6 +150,7 @@ impl Exec for Into {
         }
         let instruction = cpu.truncate_rip(cpu.regs[RIP].wrapping_add(u64::from(op.offset)));
         cpu.regs[RIP] = next_rip(op, cpu);
+        cpu.interrupted = true;
         let _ = cpu.deliver_software(crate::cpu::vector::OF, instruction);
         if cpu.pending == Pending::Shutdown { Err(crate::cpu::Trap) } else { Ok(()) }
     }
