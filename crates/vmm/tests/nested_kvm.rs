@@ -123,7 +123,8 @@ impl<'a> Stage<'a> {
             ("", starter::initramfs(self.cache, self.kernel, &Quiet))
         };
         let mut archive = fs::read(initrd.unwrap()).unwrap();
-        archive.extend(starter::command_overlay::<_, &str>(&["sh", "-c", run.command], &[]).unwrap());
+        archive
+            .extend(starter::command_overlay::<_, &str>(&["sh", "-c", run.command], &[]).unwrap());
         let name = format!("{}.initrd", run.name);
         fs::write(self.folder.path().join(&name), archive).unwrap();
         let mut guest = Guest::new(self.kernel, root);
@@ -212,7 +213,9 @@ fn bench_kvm() {
     let line = Guest::new(&kernel, "").command_line();
     let files: Vec<&Path> =
         [QEMU].iter().chain(&QEMU_FILES).map(Path::new).filter(|path| path.exists()).collect();
-    let Some(text) = stage.execute_nested(&bench_script(&line), &files, "a benchmark") else { return };
+    let Some(text) = stage.execute_nested(&bench_script(&line), &files, "a benchmark") else {
+        return;
+    };
     println!("kernel {} ({:?})", kernel.version, kernel.source);
     for vmm in ["sparkler-vmm", "qemu"] {
         let mut times: Vec<f64> = text.lines().filter_map(|line| seconds(line, vmm)).collect();
