@@ -16,7 +16,7 @@
 //! | `vm`, `io` | the machine around: interrupt controllers, time, devices |
 //!
 //! What is absent: virtual-8086 mode, hardware task switches, PAE paging outside of long mode,
-//! system management mode, AVX.
+//! system management mode, alignment checks (#AC), AVX.
 
 mod access;
 mod block;
