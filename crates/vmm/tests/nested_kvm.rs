@@ -188,7 +188,8 @@ fn program() -> PathBuf {
 
 /// How often each VMM starts; the median counts.
 const STARTS: usize = 5;
-const MEMORY_KIB: u32 = 256 * 1024;
+/// Guest RAM is in the anonymous mappings of at least this size.
+const RAM_KIB_MIN: u32 = 16 * 1024;
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// What its microvm loads.
 const QEMU_FILES: [&str; 4] = [
@@ -240,10 +241,14 @@ fn seconds(line: &str, vmm: &str) -> Option<f64> {
 fn bench_script(line: &str) -> String {
     let mut script = format!(
         "up() {{ read now rest < /proc/uptime; echo $now; }}\n\
+         mkfifo pipe\n\
          measure() {{ name=$1; shift; start=$(up)\n\
-         \"$@\" < /dev/null 2>&1 | while read -r said; do\n\
-         case $said in 'user space'*) echo \"@ $name $start $(up)\";; esac\n\
-         done; }}\n\
+         \"$@\" < /dev/null > pipe 2>&1 &\n\
+         pid=$!\n\
+         while read -r said; do\n\
+         case $said in 'user space'*) echo \"@ $name $start $(up)\"; kill $pid;; esac\n\
+         done < pipe\n\
+         wait $pid 2> /dev/null; }}\n\
          ours() {{ measure sparkler-vmm ./sparkler-vmm --no-api --cpu kvm --level Error --config-file bench.json; }}\n\
          theirs() {{ measure qemu {QEMU} -M microvm -accel kvm -cpu host -smp 1 -m 256 -nodefaults \
          -no-user-config -no-reboot -nographic -serial stdio -kernel kernel -initrd bench.initrd \
@@ -257,8 +262,10 @@ fn bench_script(line: &str) -> String {
         "./sparkler-vmm --no-api --cpu kvm --level Error --config-file wait.json < /dev/null > out &\n\
          pid=$!\n\
          for second in 1 2 3 4 5 6 7 8 9 10 11 12; do grep -q 'user space' out && break; sleep 1; done\n\
-         awk '/^Size:/ {{ size = $2 }} /^Rss:/ {{ if (size == {MEMORY_KIB}) guest += $2; else own += $2 }}\n\
-         /^Private_Dirty:/ && size != {MEMORY_KIB} {{ dirty += $2 }}\n\
+         awk '/^[0-9a-f]+-/ {{ plain = $2 == \"rw-p\" && $6 == \"\" }}\n\
+         /^Size:/ {{ ram = plain && $2 >= {RAM_KIB_MIN} }}\n\
+         /^Rss:/ {{ if (ram) guest += $2; else own += $2 }}\n\
+         /^Private_Dirty:/ && !ram {{ dirty += $2 }}\n\
          END {{ print \"@ memory beyond guest RAM: \" own \" KiB resident, \" dirty \" KiB of them private \
          and written; guest RAM \" guest \" KiB\" }}' /proc/$pid/smaps\n\
          kill $pid"

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use super::NestedError;
 
@@ -22,8 +23,12 @@ pub(super) struct Kernel {
     pub modules: Vec<PathBuf>,
 }
 
+/// Held while the kernel is looked for and fetched: tests run in parallel, and one of them makes it.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// The kernel from the cache; downloads it the first time.
 pub(super) fn get() -> Result<Kernel, NestedError> {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = cache_folder()?;
     if let Some(kernel) = find(&folder) {
         return Ok(kernel);
