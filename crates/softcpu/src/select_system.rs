@@ -214,7 +214,7 @@ fn registers(d: &Decoded, context: Context) -> Option<(Op, Ending)> {
             let (run, ending) = leaves::<ops::Invlpg>();
             Some((base_op(d, context, run), ending))
         }
-        Mnemonic::Mov if i.memory_displ_size() == 8 => absolute_mov(d, context),
+        Mnemonic::Mov if is_absolute_mov(i.code()) => absolute_mov(d, context),
         _ => None,
     }
 }
@@ -233,6 +233,20 @@ fn bases(d: &Decoded, context: Context) -> (Op, Ending) {
         ..base_op(d, context, run)
     };
     (op, ending)
+}
+
+fn is_absolute_mov(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Mov_AL_moffs8
+            | Code::Mov_AX_moffs16
+            | Code::Mov_EAX_moffs32
+            | Code::Mov_RAX_moffs64
+            | Code::Mov_moffs8_AL
+            | Code::Mov_moffs16_AX
+            | Code::Mov_moffs32_EAX
+            | Code::Mov_moffs64_RAX
+    )
 }
 
 /// MOV between the accumulator and a 64-bit absolute address.

@@ -24,7 +24,7 @@ use support::Guest;
 const NAME: &str = "nested_kvm";
 /// The folder with everything, in the nested machine.
 const FOLDER: &str = "/vm";
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(150);
 const DISK_MIB: u64 = 16;
 
 /// A machine to start, and what its user space must print.
