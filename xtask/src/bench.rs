@@ -30,6 +30,13 @@ pub fn criterion() -> anyhow::Result<()> {
     shell::run("benches", &mut cargo(&["bench", "--workspace"]))
 }
 
+/// `sparkler-vmm` against QEMU, both with KVM, in one nested machine.
+pub fn kvm() -> anyhow::Result<()> {
+    let args = ["test", "--release", "--package", "sparkler-vmm", "--test", "nested_kvm"];
+    let only = ["--", "--ignored", "--nocapture"];
+    shell::run("boots with KVM", cargo(&args).args(only))
+}
+
 /// Boots in alternation. `args`: `KERNEL INITRD`, or nothing for what the cache holds.
 pub fn boot(args: &[&str]) -> anyhow::Result<()> {
     let build = ["build", "--release", "--package", "sparkler-vmm", "--package", "sparkler"];

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `ci [--skip-tests]` | formatting, lints, layers, documentation, unit tests |
 //! | `test [--quick]` | sets up what the tests need, and runs all of them (or the unit tests) |
-//! | `bench [boot]` | criterion's benches; boot times in alternation with QEMU |
+//! | `bench [boot | kvm]` | criterion's benches; boot times in alternation with QEMU, also with KVM |
 //! | `fuzz` | lists the fuzz targets, and how to run them |
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ mod test;
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot] | fuzz";
+    "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot | kvm] | fuzz";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         ["test", "--quick"] => test::run(test::Extent::Units),
         ["bench"] => bench::criterion(),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
+        ["bench", "kvm"] => bench::kvm(),
         ["fuzz"] => fuzz::list(),
         _ => Err(anyhow::anyhow!(USAGE)),
     };

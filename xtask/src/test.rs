@@ -18,11 +18,13 @@ pub enum Extent {
 }
 
 /// (program that shows that it is there, Debian package)
-const PACKAGES: [(&str, &str); 5] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("xz", "xz-utils"),
     ("mke2fs", "e2fsprogs"),
     ("cpio", "cpio"),
-    ("gcc", "gcc"),
+    ("gcc", "gcc libc6-dev"),
     ("mmdebstrap", "mmdebstrap"),
 ];
 
@@ -46,8 +48,11 @@ pub fn run(extent: Extent) -> anyhow::Result<()> {
 }
 
 fn packages() -> anyhow::Result<()> {
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .flat_map(|(_, names)| names.split(' '))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
