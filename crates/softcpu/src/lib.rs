@@ -7,7 +7,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `cpu`, `flags`, `regs` | the state of a vCPU |
-//! | `decode`, `select`, `select_system` | from bytes to blocks of ops |
+//! | `decode`, `select` | from bytes to blocks of ops |
 //! | `op`, `block` | how ops lead to one another; where blocks live and die |
 //! | `ops` | what instructions do |
 //! | `system` | descriptors, exceptions, far transfers, control registers, MSRs, CPUID |
@@ -31,7 +31,6 @@ mod paging;
 mod regs;
 mod run;
 mod select;
-mod select_system;
 mod smp;
 mod system;
 mod tlb;

@@ -2,11 +2,13 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
+use super::Ending;
+use super::moves::stack_bytes;
+use super::operands::{base_op, bytes, reg, segment_number};
 use crate::cpu::{CS, DS, ES, FS, FS_BASE, GS, GS_BASE, SS};
 use crate::decode::{Context, Decoded};
 use crate::op::{Exec, Handler, Op, jump_and_leave, step, step_and_leave};
 use crate::ops::{stack, system as ops};
-use crate::select::{Ending, base_op, bytes, reg, segment_number};
 
 /// How an op goes on.
 fn falls<E: Exec>() -> (Handler, Ending) {
@@ -79,7 +81,7 @@ fn without_operands(d: &Decoded, context: Context) -> Option<(Op, Ending)> {
         _ => return decimals(d, context),
     };
     let mut op = base_op(d, context, run);
-    op.b = crate::select::stack_bytes(i);
+    op.b = stack_bytes(i);
     Some((op, ending))
 }
 
@@ -310,7 +312,7 @@ fn pop_segment(d: &Decoded, context: Context) -> (Op, Ending) {
     let i = &d.instruction;
     let (run, ending) = leaves::<stack::PopAny<3>>();
     let a = segment_number(i.op0_register());
-    (Op { a, b: crate::select::stack_bytes(i), ..base_op(d, context, run) }, ending)
+    (Op { a, b: stack_bytes(i), ..base_op(d, context, run) }, ending)
 }
 
 fn load_access(d: &Decoded, context: Context, memory: bool) -> (Op, Ending) {
