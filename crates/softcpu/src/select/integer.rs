@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::handler;
-use super::operands::{Form, base_op, bytes, form, reg};
+use super::operands::{Form, base_op, bytes, fill_operands, form, reg};
 use crate::decode::{Context, Decoded};
 use crate::op::{Handler, Op};
 use crate::ops::alu::{self, Alu, Unary};
@@ -51,16 +51,7 @@ where
         alu_form::<O, T, false>(form)?
     });
     let mut op = base_op(d, context, run);
-    match form {
-        Form::RegReg => (op.a, op.b) = (reg(i.op0_register()), reg(i.op1_register())),
-        Form::RegImm => {
-            op.a = reg(i.op0_register());
-            op.imm.set(i.immediate(1));
-        }
-        Form::RegMem => op.a = reg(i.op0_register()),
-        Form::MemReg => op.a = reg(i.op1_register()),
-        _ => op.imm.set(i.immediate(1)),
-    }
+    fill_operands(&mut op, form, i);
     Some(op)
 }
 

@@ -3,8 +3,8 @@
 use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::operands::{
-    Form, address_size, base_op, bytes, fill_segment, form, is_far_displacement, reg,
-    segment_number,
+    Form, address_size, base_op, bytes, fill_operands, fill_segment, form, is_far_displacement,
+    reg, segment_number,
 };
 use super::{condition_number, handler};
 use crate::cpu::ZERO;
@@ -63,16 +63,7 @@ pub(super) fn plain_mov(d: &Decoded, context: Context) -> Option<Op> {
         Form::Reg | Form::Mem | Form::Other => return None,
     });
     let mut op = base_op(d, context, run);
-    match form {
-        Form::RegReg => (op.a, op.b) = (reg(i.op0_register()), reg(i.op1_register())),
-        Form::RegImm => {
-            op.a = reg(i.op0_register());
-            op.imm.set(i.immediate(1));
-        }
-        Form::RegMem => op.a = reg(i.op0_register()),
-        Form::MemReg => op.a = reg(i.op1_register()),
-        _ => op.imm.set(i.immediate(1)),
-    }
+    fill_operands(&mut op, form, i);
     Some(op)
 }
 

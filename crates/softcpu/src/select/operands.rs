@@ -141,3 +141,17 @@ pub(super) fn is_far_displacement(i: &Instruction) -> bool {
         && i.memory_base() == Register::None
         && displacement as i32 as i64 as u64 != displacement
 }
+
+/// Fills in registers and immediate of a two-operand instruction; the memory operand is in already.
+pub(super) fn fill_operands(op: &mut Op, form: Form, i: &Instruction) {
+    match form {
+        Form::RegReg => (op.a, op.b) = (reg(i.op0_register()), reg(i.op1_register())),
+        Form::RegImm => {
+            op.a = reg(i.op0_register());
+            op.imm.set(i.immediate(1));
+        }
+        Form::RegMem => op.a = reg(i.op0_register()),
+        Form::MemReg => op.a = reg(i.op1_register()),
+        _ => op.imm.set(i.immediate(1)),
+    }
+}

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use image::kernel::{self, Kernel, Source, cmdline};
+use image::kernel::{self, Kernel, cmdline};
 use image::{Cache, Quiet};
 use serde_json::{Value, json};
 
@@ -106,12 +106,7 @@ impl<'a> Guest<'a> {
     /// The kernel's command line.
     pub fn command_line(&self) -> String {
         let usual = cmdline::default(self.kernel.source, cmdline::Features::All);
-        // Without ACPI the compiled kernel finds its devices on the command line.
-        let own = match self.kernel.source {
-            Source::Built => "pci=off acpi=off",
-            Source::Debian => "pci=off",
-        };
-        format!("{usual} {own} {}", self.arguments)
+        format!("{usual} pci=off {}", self.arguments)
     }
 
     /// Runs it on the software CPU until it ends.
