@@ -192,7 +192,7 @@ macro_rules! stub {
             concat!($op, " $.Lsparkler_simd_imm, %xmm1, %xmm0");
             "movups %xmm0, (%rdi)",
             "stmxcsr 24(%rcx)",
-            "ldmxcsr 2b(%rip)",
+            "ldmxcsr 2f(%rip)",
         )
     };
     (fp_raw $($line:expr,)*) => {
