@@ -3,14 +3,10 @@
 //! [`single`] fills one op for one instruction; [`fused`] one op for CMP or TEST and the Jcc behind
 //! it. What is not in a table raises #UD.
 
-/// `$body` with the type `$T` that has `$bytes` bytes.
-macro_rules! by_width {
+/// `$body` with the type `$T` that has `$bytes` bytes: 2, 4 or 8.
+macro_rules! by_wide {
     ($bytes:expr, $T:ident => $body:expr) => {
         match $bytes {
-            1 => {
-                type $T = u8;
-                $body
-            }
             2 => {
                 type $T = u16;
                 $body
@@ -27,22 +23,15 @@ macro_rules! by_width {
     };
 }
 
-/// The same without bytes.
-macro_rules! by_wide {
+/// The same, with bytes as well.
+macro_rules! by_width {
     ($bytes:expr, $T:ident => $body:expr) => {
         match $bytes {
-            2 => {
-                type $T = u16;
+            1 => {
+                type $T = u8;
                 $body
             }
-            4 => {
-                type $T = u32;
-                $body
-            }
-            _ => {
-                type $T = u64;
-                $body
-            }
+            wide => by_wide!(wide, $T => $body),
         }
     };
 }
