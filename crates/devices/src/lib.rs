@@ -17,6 +17,8 @@
 //! | [`rng`] | virtio entropy source | virtio |
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 pub mod acpi_power;
 pub mod block;
 pub mod boot_timer;
@@ -25,6 +27,17 @@ pub mod i8042;
 pub mod rng;
 pub mod serial;
 pub mod status_port;
+
+/// Time, and a call at a later time, for a device that has to wait.
+///
+/// Each belongs to one queue of one device, which is served when the time has come.
+pub trait Alarm: Send {
+    /// The time since some fixed moment; it never goes back.
+    fn now(&self) -> Duration;
+
+    /// Has the queue served once `delay` from now on. What was set before is forgotten.
+    fn set(&self, delay: Duration);
+}
 
 /// Who switches the machine off or resets it when the guest asks for that.
 ///
@@ -35,6 +48,16 @@ pub trait PowerSink: Send + Sync {
     fn reset(&self);
     /// The guest asked to be switched off.
     fn power_off(&self);
+}
+
+impl<A: Alarm + ?Sized> Alarm for Box<A> {
+    fn now(&self) -> Duration {
+        (**self).now()
+    }
+
+    fn set(&self, delay: Duration) {
+        (**self).set(delay);
+    }
 }
 
 /// A device could not do what it was asked from outside the guest.

@@ -8,22 +8,28 @@
 //! exists is found out by whoever opens it. It knows neither JSON nor file descriptors.
 #![forbid(unsafe_code)]
 
+mod balloon;
 mod boot;
 mod drive;
 mod error;
 mod id;
 pub mod limits;
+mod mmds;
 mod net;
 mod rate;
 mod size;
+mod vsock;
 
+pub use balloon::Balloon;
 pub use boot::{BootSource, CommandLine, DEFAULT_COMMAND_LINE, InitrdPart};
 pub use drive::{CacheType, Drive, DriveBackend, Drives, IoEngine};
 pub use error::Error;
 pub use id::{DeviceId, InstanceId};
+pub use mmds::{Mmds, MmdsVersion};
 pub use net::{MacAddress, NetworkInterface, NetworkInterfaces};
 pub use rate::{RateLimiter, TokenBucket};
 pub use size::{MemoryMib, VcpuCount};
+pub use vsock::Vsock;
 
 use std::path::PathBuf;
 
@@ -42,6 +48,12 @@ pub struct VmSpec {
     pub drives: Drives,
     /// Its network interfaces, in the order in which the guest finds them.
     pub network: NetworkInterfaces,
+    /// Sockets between host and guest.
+    pub vsock: Option<Vsock>,
+    /// Memory that the guest gives back.
+    pub balloon: Option<Balloon>,
+    /// The metadata service.
+    pub mmds: Option<Mmds>,
     /// The source of random numbers that the guest may have.
     pub entropy: Option<Entropy>,
     /// Where its serial console goes.
@@ -60,6 +72,9 @@ impl VmSpec {
             memory: MemoryMib::default(),
             drives: Drives::default(),
             network: NetworkInterfaces::default(),
+            vsock: None,
+            balloon: None,
+            mmds: None,
             entropy: None,
             serial: Serial::default(),
             boot_timer: false,

@@ -30,3 +30,7 @@ pub const MTU_MIN: u16 = 68;
 
 /// Files that together make an initial RAM disk.
 pub const INITRD_PARTS_MAX: usize = 16;
+
+/// The smallest context id of a guest: 0 to 2 are the hypervisor, the guest itself and the host
+/// (virtio 1.2, 5.10.4).
+pub const GUEST_CID_MIN: u32 = 3;

@@ -1,0 +1,2 @@
+//! A client of the API socket.
+#![forbid(unsafe_code)]

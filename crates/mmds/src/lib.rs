@@ -1,0 +1,2 @@
+//! The metadata service (MMDS).
+#![forbid(unsafe_code)]
