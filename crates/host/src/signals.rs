@@ -67,8 +67,9 @@ pub fn on_fatal(signals: &[i32], last_word: LastWord) -> io::Result<()> {
         // SAFETY: an all-zero sigaction is a valid value, and each field that counts is set below.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = handler as extern "C" fn(i32) as usize;
-        // The alternate stack that Rust's runtime gives each thread serves after an overflow.
-        action.sa_flags = libc::SA_ONSTACK;
+        // The alternate stack that Rust's runtime gives each thread serves after an overflow. It is
+        // small, so that all other signals have the thread's own.
+        action.sa_flags = if signal == libc::SIGSEGV { libc::SA_ONSTACK } else { 0 };
         // SAFETY: `action` is valid and its handler is async-signal-safe, as `LastWord` demands.
         if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
             return Err(io::Error::last_os_error());
