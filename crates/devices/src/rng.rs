@@ -2,11 +2,16 @@
 //!
 //! A request gets at most [`REQUEST_MAX`] bytes; a longer one comes back filled that far, which
 //! the specification allows. Where the source fails or a buffer is not RAM, the request comes back
-//! with what it has.
+//! with what it has. One that the rate limiter refuses stays in the queue.
+
+use std::sync::Arc;
 
 use memory::GuestMemory;
+use metrics::EntropyMetrics;
 use virtio::bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio::{Activated, Chain, MAX_QUEUE_SIZE, Outcome, VirtioDevice};
+
+use crate::rate::{self, RateLimiter};
 
 /// Most bytes for one request.
 pub const REQUEST_MAX: usize = 64 * 1024;
@@ -22,14 +27,36 @@ pub trait EntropySource: Send {
 
 /// The device.
 pub struct Rng<S> {
-    source: S,
+    supply: Supply<S>,
     active: Option<Activated>,
+}
+
+/// What the queue is connected to.
+struct Supply<S> {
+    source: S,
+    limiter: Option<RateLimiter>,
+    metrics: Arc<EntropyMetrics>,
 }
 
 impl<S: EntropySource> Rng<S> {
     /// A device that draws from `source`.
     pub fn new(source: S) -> Self {
-        Self { source, active: None }
+        let supply = Supply { source, limiter: None, metrics: Arc::default() };
+        Self { supply, active: None }
+    }
+
+    /// Has requests wait for the `limiter`, whose alarm has queue 0 served.
+    #[must_use]
+    pub fn limited(mut self, limiter: RateLimiter) -> Self {
+        self.supply.limiter = Some(limiter);
+        self
+    }
+
+    /// Has events counted in `metrics`.
+    #[must_use]
+    pub fn counted(mut self, metrics: Arc<EntropyMetrics>) -> Self {
+        self.supply.metrics = metrics;
+        self
     }
 }
 
@@ -55,12 +82,15 @@ impl<S: EntropySource> VirtioDevice for Rng<S> {
     }
 
     fn process_queue(&mut self, index: usize) -> Outcome {
-        let Self { source, active } = self;
+        let Self { supply, active } = self;
         let Some(Activated { memory, queues, interrupt, .. }) = active else {
             return Outcome::Done;
         };
         let Some(queue) = queues.get_mut(index) else { return Outcome::Done };
-        queue.serve(memory, interrupt, |chain| fill(source, memory, chain))
+        if supply.limiter.as_mut().is_some_and(RateLimiter::take_unblocked) {
+            supply.metrics.rate_limiter_event_count.inc();
+        }
+        rate::serve(queue, memory, interrupt, |chain| supply.answer(memory, chain))
     }
 
     fn reset(&mut self) {
@@ -78,20 +108,38 @@ impl<S: EntropySource + ?Sized> EntropySource for Box<S> {
     }
 }
 
-/// Fills `chain` and says how far.
-fn fill(source: &mut impl EntropySource, memory: &GuestMemory, chain: &Chain) -> u32 {
-    let wanted = chain.writable_len().min(REQUEST_MAX as u64) as usize;
-    let mut buffer = [0; STEP];
-    let mut done = 0;
-    while done < wanted {
-        let bytes = &mut buffer[..STEP.min(wanted - done)];
-        let filled = source.fill(bytes).map_err(|error| {
-            log::warn!("the guest's request for entropy stays short: {error}");
-        });
-        if filled.is_err() || chain.write_at(memory, done as u64, bytes).is_err() {
-            break;
+impl<S: EntropySource> Supply<S> {
+    /// Fills `chain` and says how far; None if it has to wait.
+    fn answer(&mut self, memory: &GuestMemory, chain: &Chain) -> Option<u32> {
+        let wanted = chain.writable_len().min(REQUEST_MAX as u64) as usize;
+        if self.limiter.as_mut().is_some_and(|limiter| !limiter.allows(wanted as u64)) {
+            self.metrics.entropy_rate_limiter_throttled.inc();
+            return None;
         }
-        done += bytes.len();
+        let done = self.fill(memory, chain, wanted);
+        self.metrics.entropy_event_count.inc();
+        self.metrics.entropy_bytes.add(done as u64);
+        if done < wanted || wanted == 0 {
+            self.metrics.entropy_event_fails.inc();
+        }
+        Some(done as u32)
     }
-    done as u32
+
+    fn fill(&mut self, memory: &GuestMemory, chain: &Chain, wanted: usize) -> usize {
+        let mut buffer = [0; STEP];
+        let mut done = 0;
+        while done < wanted {
+            let bytes = &mut buffer[..STEP.min(wanted - done)];
+            if let Err(error) = self.source.fill(bytes) {
+                log::warn!("the guest's request for entropy stays short: {error}");
+                self.metrics.host_rng_fails.inc();
+                break;
+            }
+            if chain.write_at(memory, done as u64, bytes).is_err() {
+                break;
+            }
+            done += bytes.len();
+        }
+        done
+    }
 }

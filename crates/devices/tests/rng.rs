@@ -1,8 +1,12 @@
 //! The entropy device through the eyes of a driver.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use metrics::EntropyMetrics;
+use sparkler_devices::Alarm;
+use sparkler_devices::rate::RateLimiter;
 use sparkler_devices::rng::{EntropySource, REQUEST_MAX, Rng};
 use virtio::mock::{Buffer, CountingLine, MockDriver, ram};
 use virtio::{MmioTransport, Status};
@@ -27,10 +31,27 @@ impl EntropySource for Counter {
     }
 }
 
+/// A clock that the test moves, and what was set.
+#[derive(Clone, Default)]
+struct TestAlarm(Arc<Mutex<(Duration, Option<Duration>)>>);
+
+impl Alarm for TestAlarm {
+    fn now(&self) -> Duration {
+        self.0.lock().unwrap().0
+    }
+
+    fn set(&self, delay: Duration) {
+        self.0.lock().unwrap().1 = Some(delay);
+    }
+}
+
 fn driver(left: usize) -> MockDriver {
+    driver_of(Rng::new(Counter { next: 0, left }))
+}
+
+fn driver_of(rng: Rng<Counter>) -> MockDriver {
     let memory = ram();
     let line = Arc::new(CountingLine::default());
-    let rng = Rng::new(Counter { next: 0, left });
     let transport = MmioTransport::new(rng, memory.clone(), line).unwrap();
     MockDriver::start(Arc::new(transport), memory, !0)
 }
@@ -67,4 +88,44 @@ fn the_bytes_are_those_of_the_source() {
     driver.kick(0);
     let expected: Vec<u8> = (0..600).map(|i| i as u8).collect();
     assert_eq!(driver.peek(at, 600), expected);
+}
+
+#[test]
+fn requests_over_the_rate_wait() {
+    let alarm = TestAlarm::default();
+    let metrics = Arc::new(EntropyMetrics::default());
+    let bandwidth = spec::TokenBucket::new(1000, 0, 1000);
+    let limits = spec::RateLimiter { bandwidth, ops: None };
+    let limiter = RateLimiter::new(limits, Box::new(alarm.clone()));
+    let rng = Rng::new(Counter { next: 0, left: 1 << 20 }).limited(limiter);
+    let mut driver = driver_of(rng.counted(metrics.clone()));
+    for _ in 0..3 {
+        driver.add(0, &[Buffer::In(0x20_0000, 600)]);
+    }
+    driver.kick(0);
+    assert_eq!(std::iter::from_fn(|| driver.take_used(0)).count(), 1);
+    assert_eq!(alarm.0.lock().unwrap().1.take(), Some(Duration::from_millis(200)));
+    alarm.0.lock().unwrap().0 = Duration::from_millis(200);
+    driver.kick(0);
+    assert_eq!(std::iter::from_fn(|| driver.take_used(0)).count(), 1);
+    assert_eq!(metrics.entropy_rate_limiter_throttled.count(), 2);
+    assert_eq!(metrics.rate_limiter_event_count.count(), 1);
+}
+
+#[test]
+fn requests_are_counted() {
+    let metrics = Arc::new(EntropyMetrics::default());
+    let mut driver = driver_of(Rng::new(Counter { next: 0, left: 100 }).counted(metrics.clone()));
+    for buffer in [Buffer::In(0x20_0000, 60), Buffer::In(0x20_0000, 60), Buffer::Out(0x20_0000, 1)]
+    {
+        driver.add(0, &[buffer]);
+    }
+    driver.kick(0);
+    let counts = [
+        &metrics.entropy_event_count,
+        &metrics.entropy_bytes,
+        &metrics.host_rng_fails,
+        &metrics.entropy_event_fails,
+    ];
+    assert_eq!(counts.map(|counter| counter.count()), [3, 60, 1, 2]);
 }

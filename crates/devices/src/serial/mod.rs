@@ -12,7 +12,8 @@
 //! Linux's 8250 driver ends each burst with a write to IER, in its console as well as for a
 //! terminal, so nothing it sends stays behind. For other drivers, call `flush` from time to time
 //! (a tick of some 10 ms is invisible) and at the end. The sink should not block: it is called on
-//! the vCPU's thread with the device's lock held. What it refuses is dropped and counted.
+//! the vCPU's thread with the device's lock held. What it refuses is dropped and counted, and so are
+//! bytes over the rate of [`Serial::limited`], before they reach the buffer.
 //!
 //! **Input.** [`Serial::input`] takes what fits in a FIFO of [`INPUT_FIFO`] bytes, deeper than the
 //! real one's 16, which drivers cannot tell. When it took less than it was given, the `room`
@@ -24,14 +25,18 @@
 //!
 //! Breaks, parity and framing errors do not happen. The baud rate is kept but means nothing.
 
+mod output;
 mod registers;
 
 use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bus::{Device, IrqLine};
+use metrics::UartMetrics;
 
+use self::output::{Limit, Output};
 use self::registers::{
     FCR_CLEAR_RECEIVER, FCR_ENABLE, IER_LINE_STATUS, IER_MASK, IER_MODEM_STATUS, IER_RECEIVED,
     IER_TRANSMITTER_EMPTY, IIR_FIFO, IIR_LINE_STATUS, IIR_MODEM_STATUS, IIR_NONE, IIR_RECEIVED,
@@ -39,6 +44,7 @@ use self::registers::{
     MCR_DTR, MCR_LOOPBACK, MCR_MASK, MCR_OUT1, MCR_OUT2, MCR_RTS, MSR_CHANGED_SHIFT, MSR_CTS,
     MSR_DCD, MSR_DSR, MSR_RING, MSR_RING_ENDED, Register,
 };
+use crate::rate::TokenBucket;
 
 /// Where PCs have the first serial port, and its interrupt.
 pub const COM1_PORT: u64 = 0x3F8;
@@ -116,13 +122,6 @@ impl Default for SerialState {
     }
 }
 
-/// The bytes on their way to the sink.
-struct Output {
-    sink: Box<dyn Write + Send>,
-    buffer: Vec<u8>,
-    dropped: u64,
-}
-
 /// What to do once the lock is gone.
 #[derive(Default)]
 struct Effects {
@@ -149,10 +148,30 @@ impl Serial {
         mut state: SerialState,
     ) -> Self {
         state.received.truncate(INPUT_FIFO);
-        let output = Output { sink, buffer: Vec::with_capacity(OUTPUT_BUFFER), dropped: 0 };
+        let output = Output::new(sink);
         let asserted = state.interrupt() != IIR_NONE;
         let inner = Inner { state, output, polled: false, asserted, input_waits: false };
         Self { line, room: Box::new(room), inner: Mutex::new(inner) }
+    }
+
+    /// Has bytes over the rate of `bucket` dropped and counted. `clock` is a time that never goes
+    /// back.
+    #[must_use]
+    pub fn limited(
+        self,
+        bucket: spec::TokenBucket,
+        clock: impl Fn() -> Duration + Send + 'static,
+    ) -> Self {
+        let bucket = TokenBucket::new(bucket, clock());
+        self.lock().output.limit = Some(Limit { bucket, clock: Box::new(clock) });
+        self
+    }
+
+    /// Has events counted in `metrics`.
+    #[must_use]
+    pub fn counted(self, metrics: Arc<UartMetrics>) -> Self {
+        self.lock().output.metrics = metrics;
+        self
     }
 
     /// The state, for saving. Output that waits is flushed first: it is not part of the state.
@@ -203,9 +222,11 @@ impl Serial {
 impl Device for Serial {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        let [value] = data else { return };
         let mut inner = self.lock();
-        let Some(register) = Register::read_at(offset, inner.state.latch()) else { return };
+        let register = Register::read_at(offset, inner.state.latch());
+        let ([value], Some(register)) = (data, register) else {
+            return inner.output.metrics.missed_read_count.inc();
+        };
         *value = inner.read(register);
         let effects = inner.effects();
         drop(inner);
@@ -213,9 +234,11 @@ impl Device for Serial {
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let &[value] = data else { return };
         let mut inner = self.lock();
-        let Some(register) = Register::write_at(offset, inner.state.latch()) else { return };
+        let register = Register::write_at(offset, inner.state.latch());
+        let (&[value], Some(register)) = (data, register) else {
+            return inner.output.metrics.missed_write_count.inc();
+        };
         inner.write(register, value);
         let effects = inner.effects();
         drop(inner);
@@ -232,6 +255,9 @@ impl Inner {
             self.polled = true;
         } else if register != Register::InterruptIdentification {
             self.output.flush();
+        }
+        if register == Register::ReceiverBuffer && !self.state.received.is_empty() {
+            self.output.metrics.read_count.inc();
         }
         self.state.read(register)
     }
@@ -396,33 +422,6 @@ impl SerialState {
             .into_iter()
             .filter(|(output, _)| self.modem_control & output != 0)
             .fold(0, |levels, (_, input)| levels | input)
-    }
-}
-
-impl Output {
-    fn push(&mut self, byte: u8) {
-        self.buffer.push(byte);
-        if byte == b'\n' || self.buffer.len() >= OUTPUT_BUFFER {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        let mut rest = &self.buffer[..];
-        while !rest.is_empty() {
-            match self.sink.write(rest) {
-                Ok(0) => break,
-                Ok(len) => rest = rest.get(len..).unwrap_or(&[]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        if !self.buffer.is_empty() {
-            self.dropped += rest.len() as u64;
-            // A sink that cannot flush has dropped nothing that could be counted.
-            let _ = self.sink.flush();
-            self.buffer.clear();
-        }
     }
 }
 

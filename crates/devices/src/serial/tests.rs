@@ -159,6 +159,54 @@ fn what_the_sink_refuses_is_counted() {
 }
 
 #[test]
+fn bytes_over_the_rate_are_dropped() {
+    let now: Arc<Mutex<Duration>> = Arc::default();
+    let time = Arc::clone(&now);
+    let Bench { serial, line, sink, rooms } = bench();
+    let metrics = Arc::new(UartMetrics::default());
+    let bucket = spec::TokenBucket::new(4, 2, 1000).unwrap();
+    let clock = move || *time.lock().unwrap();
+    let serial = serial.limited(bucket, clock).counted(metrics.clone());
+    let bench = Bench { serial, line, sink, rooms };
+    bench.send("0123456789");
+    bench.serial.flush();
+    *now.lock().unwrap() = Duration::from_millis(500);
+    bench.send("abcd\n");
+    bench.serial.flush();
+    assert_eq!(bench.output(), ["012345", "ab"]);
+    assert_eq!(metrics.rate_limiter_dropped_bytes.count(), 4 + 3);
+    assert_eq!(bench.serial.dropped(), 0);
+}
+
+#[test]
+fn what_happens_is_counted() {
+    let Bench { serial, line, sink, rooms } = bench();
+    let metrics = Arc::new(UartMetrics::default());
+    let bench = Bench { serial: serial.counted(metrics.clone()), line, sink, rooms };
+    bench.send("out\n");
+    bench.serial.input(b"in");
+    for _ in 0..3 {
+        bench.read(RBR);
+    }
+    bench.serial.read(0, &mut [0; 2]);
+    bench.serial.write(9, &[1]);
+    *bench.sink.1.lock().unwrap() = true;
+    bench.send("lost\n");
+    let counts = [
+        (&metrics.write_count, 9),
+        (&metrics.read_count, 2),
+        (&metrics.flush_count, 2),
+        (&metrics.error_count, 1),
+        (&metrics.missed_read_count, 1),
+        (&metrics.missed_write_count, 1 + 5),
+        (&metrics.rate_limiter_dropped_bytes, 0),
+    ];
+    for (i, (counter, expected)) in counts.iter().enumerate() {
+        assert_eq!(counter.count(), *expected, "{i}");
+    }
+}
+
+#[test]
 fn the_transmitters_interrupt_follows_linux() {
     let bench = bench();
     // The test at start-up: enabled twice, it must come twice, each until IIR is read.
