@@ -10,12 +10,16 @@
 //! - the software CPU asks whether code it decoded is still what memory holds
 //!   ([`PageState::version`]).
 //!
+//! [`discard`] gives memory back to the host, which the log counts as a write.
+//!
 //! This crate holds the only pointers into guest RAM. It refuses accesses outside RAM; it does not
 //! know devices, KVM, or instruction sets.
 
+mod discard;
 mod page_log;
 mod ram;
 
+pub use discard::{DiscardError, discard};
 pub use page_log::{LINE_SIZE, PageLog, PageState};
 pub use ram::{RamError, RamPage, RamView, allocate, ranges};
 pub use vm_memory::{
