@@ -1,11 +1,15 @@
-//! Requests to a disk: the header alone against the decoder, and then the whole request, cut into
-//! arbitrary buffers, against the device.
+//! Requests to a disk: the header alone and a list of extents against the decoder, and then whole
+//! requests, cut into arbitrary buffers, against the device with a back end that ends them at once
+//! or later.
 
 use std::io;
 use std::sync::Arc;
 
-use devices::block::request::{Disk, ID_LEN, Operation, REQUEST_MAX, Request};
-use devices::block::{Block, BlockBackend, BlockOptions};
+use devices::block::request::{
+    Action, Disk, EXTENT_LEN, EXTENTS_MAX, ID_LEN, Operation, REQUEST_MAX, Request, extents,
+};
+use devices::block::{Begun, Block, BlockBackend, BlockOptions, Tag, Transfer};
+use memory::GuestMemory;
 use virtio::mock::{Buffer, CountingLine, MockDriver, ram};
 use virtio::{GuestSlice, MmioTransport, Status};
 
@@ -20,10 +24,12 @@ const BUFFERS_MAX: usize = 8;
 pub fn run(data: &[u8]) {
     let mut source = Source::new(data);
     decode(&mut source);
-    let options = source.u8();
-    let options = BlockOptions { read_only: options & 1 != 0, write_back: options & 2 != 0 };
+    list(&mut source);
+    let flags = source.u8();
+    let options = BlockOptions { read_only: flags & 1 != 0, write_back: flags & 2 != 0 };
     let memory = ram();
-    let block = Block::new(CheckedDisk { options }, options);
+    let disk = CheckedDisk { options, later: flags & 4 != 0, ended: Vec::new() };
+    let block = Block::new(disk, options);
     let line = Arc::new(CountingLine::default());
     let transport = MmioTransport::new(block, memory.clone(), line).expect("its queues fit");
     let mut driver = MockDriver::start(Arc::new(transport), memory, !0);
@@ -59,8 +65,25 @@ fn decode(source: &mut Source<'_>) {
         Ok(Operation::GetId { data }) => {
             assert!(data.end <= request.status_at && data.end - data.start == ID_LEN);
         }
+        Ok(Operation::Extents { list, .. }) => {
+            assert!(list.start == 16 && list.end <= readable && list.end <= 16 + 16 * 16);
+        }
         Ok(Operation::Flush) | Err(_) => {}
     }
+}
+
+/// Extents that are read must be on the disk.
+fn list(source: &mut Source<'_>) {
+    let disk = Disk { len: u64::from(source.u16()) * 512, read_only: false };
+    let action = if source.u8() & 1 == 0 { Action::Discard } else { Action::WriteZeroes };
+    let len = usize::from(source.u8()) * 2;
+    let mut bytes = source.bytes(len).to_vec();
+    for extent in bytes.chunks_mut(EXTENT_LEN).filter(|extent| extent[0] & 1 == 0) {
+        extent.iter_mut().skip(2).for_each(|byte| *byte &= 1);
+    }
+    let Ok(extents) = extents(action, &bytes, disk) else { return };
+    assert!(extents.len() == bytes.len() / EXTENT_LEN && extents.len() <= EXTENTS_MAX);
+    assert!(extents.iter().all(|extent| extent.offset + extent.len <= disk.len));
 }
 
 /// Sends one request. Its chain is sound, so the device answers and goes on.
@@ -69,6 +92,8 @@ fn request(driver: &mut MockDriver, source: &mut Source<'_>) {
     if source.u8() & 3 != 0 {
         header[1..8].fill(0);
         header[10..].fill(0);
+        // Every kind of request that there is.
+        header[0] = [0, 1, 4, 8, 11, 13, 255, header[0]][usize::from(header[0] & 7)];
     }
     driver.poke(0x10_0000, &header);
     let mut buffers = vec![Buffer::Out(0x10_0000, 16 - u32::from(source.u8() % 2))];
@@ -110,6 +135,9 @@ fn request(driver: &mut MockDriver, source: &mut Source<'_>) {
 /// A disk that is not there, but watches that nobody reaches beyond it.
 struct CheckedDisk {
     options: BlockOptions,
+    /// Transfers end after they were begun.
+    later: bool,
+    ended: Vec<(Tag, io::Result<()>)>,
 }
 
 impl CheckedDisk {
@@ -140,5 +168,28 @@ impl BlockBackend for CheckedDisk {
     }
     fn id(&self) -> [u8; 20] {
         [b'x'; 20]
+    }
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        assert!(!self.options.read_only && offset + len <= DISK_LEN);
+        Ok(())
+    }
+    fn write_zeroes(&mut self, offset: u64, len: u64, _may_unmap: bool) -> io::Result<()> {
+        assert!(!self.options.read_only && offset + len <= DISK_LEN);
+        Ok(())
+    }
+    fn begin(&mut self, tag: Tag, _memory: &Arc<GuestMemory>, transfer: Transfer<'_>) -> Begun {
+        let result = match transfer {
+            Transfer::Read { offset, into } => self.read_at(offset, into),
+            Transfer::Write { offset, from } => self.write_at(offset, from),
+            Transfer::Flush => self.flush(),
+        };
+        if !self.later {
+            return Begun::Ended(result);
+        }
+        self.ended.push((tag, result));
+        Begun::OnItsWay
+    }
+    fn ended(&mut self) -> Option<(Tag, io::Result<()>)> {
+        self.ended.pop()
     }
 }

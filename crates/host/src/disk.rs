@@ -1,18 +1,21 @@
 //! A disk whose contents are a file or a block device of the host.
 //!
-//! Requests go from guest RAM to the file and back without a copy, by preadv(2) and pwritev(2). An
-//! advisory lock (flock(2)) keeps two machines off one writable disk: a writer excludes everybody,
+//! Requests go from guest RAM to the file and back without a copy, by preadv(2) and pwritev(2).
+//! What the guest discards becomes a hole in the file. An advisory lock (flock(2)) keeps two machines off one writable disk: a writer excludes everybody,
 //! readers exclude writers. A size that is no multiple of 512 is cut down to one, as Firecracker
 //! does it; the caller learns of that, and should tell the user.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use devices::block::BlockBackend;
 use devices::block::request::{ID_LEN, SECTOR_SIZE};
+use memory::{GuestMemory, GuestMemoryBackend};
+use rustix::fs::{FallocateFlags, fallocate};
 use thiserror::Error;
 use virtio::GuestSlice;
 
@@ -45,6 +48,16 @@ pub enum DiskError {
         /// Its length in bytes.
         len: u64,
     },
+    /// The kernel has no io_uring for this process.
+    #[error(
+        "the I/O engine Async needs io_uring, which this host refuses: {source}; use the I/O engine \
+         Sync, or allow io_uring (kernel 5.10 or later, sysctl kernel.io_uring_disabled=0, and no \
+         seccomp filter against it)"
+    )]
+    NoUring {
+        /// The host's reason.
+        source: io::Error,
+    },
     /// Another machine has it.
     #[error(
         "disk {path} is in use by another virtual machine; stop that one, make a copy of the \
@@ -59,41 +72,82 @@ pub enum DiskError {
 /// The disk.
 #[derive(Debug)]
 pub struct FileDisk {
-    file: File,
+    file: Arc<File>,
+    device: bool,
     len: u64,
     excess: u64,
     id: [u8; ID_LEN as usize],
+    /// Kept for its allocation.
+    pieces: Pieces,
 }
+
+/// The right to a file that a disk has: its lock, and which file it is.
+#[derive(Debug, Clone)]
+pub struct DiskClaim(Arc<File>);
 
 impl FileDisk {
     /// Opens and locks the file at `path`.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, DiskError> {
-        let access = if read_only { "reading" } else { "reading and writing" };
-        let open_error = |source| DiskError::Open { path: path.to_owned(), access, source };
-        // A directory opens for reading, and a fifo would wait for its other end.
-        let metadata = std::fs::metadata(path).map_err(open_error)?;
-        if let Some(kind) = wrong_kind(&metadata) {
-            return Err(DiskError::Kind { path: path.to_owned(), kind });
-        }
-        let file =
-            OpenOptions::new().read(true).write(!read_only).open(path).map_err(open_error)?;
+        let (metadata, file) = open(path, read_only)?;
         lock(&file, path, read_only)?;
-        let bytes = length(&file).map_err(open_error)?;
-        if bytes < SECTOR_SIZE {
-            return Err(DiskError::Small { path: path.to_owned(), len: bytes });
+        Self::over(Arc::new(file), path, &metadata)
+    }
+
+    /// Opens the file at `path` to take the place of the disk that holds `old`, which may be the
+    /// same file: then it is looked at anew, for a size that has changed.
+    pub fn open_instead(path: &Path, read_only: bool, old: &DiskClaim) -> Result<Self, DiskError> {
+        let (metadata, file) = open(path, read_only)?;
+        let is_same = old.0.metadata().is_ok_and(|old| same_file(&old, &metadata));
+        if is_same {
+            return Self::over(old.0.clone(), path, &metadata);
         }
-        let excess = bytes % SECTOR_SIZE;
-        Ok(Self { file, len: bytes - excess, excess, id: identity(&metadata) })
+        lock(&file, path, read_only)?;
+        Self::over(Arc::new(file), path, &metadata)
+    }
+
+    /// The right to the file. The lock is held for as long as the disk or a claim is there.
+    pub fn claim(&self) -> DiskClaim {
+        DiskClaim(self.file.clone())
     }
 
     /// Bytes at the file's end that the guest does not see, because they make no whole sector.
     pub fn excess(&self) -> u64 {
         self.excess
     }
+
+    fn over(file: Arc<File>, path: &Path, metadata: &Metadata) -> Result<Self, DiskError> {
+        let bytes = length(&file).map_err(|source| {
+            let access = "finding its length";
+            DiskError::Open { path: path.to_owned(), access, source }
+        })?;
+        if bytes < SECTOR_SIZE {
+            return Err(DiskError::Small { path: path.to_owned(), len: bytes });
+        }
+        let excess = bytes % SECTOR_SIZE;
+        let device = metadata.file_type().is_block_device();
+        let (len, id) = (bytes - excess, identity(metadata));
+        Ok(Self { file, device, len, excess, id, pieces: Pieces::default() })
+    }
+}
+
+fn open(path: &Path, read_only: bool) -> Result<(Metadata, File), DiskError> {
+    let access = if read_only { "reading" } else { "reading and writing" };
+    let open_error = |source| DiskError::Open { path: path.to_owned(), access, source };
+    // A directory opens for reading, and a fifo would wait for its other end.
+    let metadata = std::fs::metadata(path).map_err(open_error)?;
+    if let Some(kind) = wrong_kind(&metadata) {
+        return Err(DiskError::Kind { path: path.to_owned(), kind });
+    }
+    let file = OpenOptions::new().read(true).write(!read_only).open(path).map_err(open_error)?;
+    Ok((metadata, file))
+}
+
+fn same_file(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino(), one.rdev()) == (other.dev(), other.ino(), other.rdev())
 }
 
 /// What a file is that cannot hold a disk.
-fn wrong_kind(metadata: &std::fs::Metadata) -> Option<&'static str> {
+fn wrong_kind(metadata: &Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();
     let kinds = [
         (kind.is_dir(), "a directory"),
@@ -125,7 +179,7 @@ fn length(file: &File) -> io::Result<u64> {
 }
 
 /// What the guest reads as the disk's serial number: where the file is on the host.
-fn identity(metadata: &std::fs::Metadata) -> [u8; ID_LEN as usize] {
+fn identity(metadata: &Metadata) -> [u8; ID_LEN as usize] {
     let text = format!("{}{}{}", metadata.dev(), metadata.rdev(), metadata.ino());
     let mut id = [0; ID_LEN as usize];
     for (to, from) in id.iter_mut().zip(text.bytes()) {
@@ -135,52 +189,102 @@ fn identity(metadata: &std::fs::Metadata) -> [u8; ID_LEN as usize] {
 }
 
 /// Which way the bytes go.
-#[derive(Clone, Copy)]
-enum Way {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
     ToGuest,
     FromGuest,
 }
 
-impl FileDisk {
-    /// Transfers all of `slices`, however many calls that takes.
-    fn transfer(&self, way: Way, offset: u64, slices: &[GuestSlice<'_>]) -> io::Result<()> {
-        let mut at = offset;
-        let guards: Vec<_> = slices.iter().map(|slice| slice.ptr_guard_mut()).collect();
-        let mut pieces: Vec<libc::iovec> = guards
-            .iter()
-            .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
-            .collect();
-        let mut first = 0;
-        while first < pieces.len() {
-            if pieces[first].iov_len == 0 {
-                first += 1;
-                continue;
-            }
-            let end = pieces.len().min(first + IOV_MAX);
-            let mut done = self.call(way, at, &pieces[first..end])?;
-            at += done as u64;
-            while done > 0 {
-                let step = done.min(pieces[first].iov_len);
-                pieces[first].iov_base = pieces[first].iov_base.wrapping_byte_add(step);
-                pieces[first].iov_len -= step;
-                done -= step;
-                if pieces[first].iov_len == 0 {
-                    first += 1;
-                }
-            }
-        }
-        Ok(())
+/// Most pieces of one system call (`UIO_MAXIOV` in Linux).
+const IOV_MAX: usize = 1024;
+
+/// What is left of a transfer: where on the disk, and pieces of guest RAM.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    offset: u64,
+    list: Vec<libc::iovec>,
+    /// The first of `list` that is not done.
+    first: usize,
+}
+
+// SAFETY: the pointers are not used here; whoever gives them to the kernel vouches for them.
+unsafe impl Send for Pieces {}
+// SAFETY: as above; there is no interior mutability.
+unsafe impl Sync for Pieces {}
+
+impl Pieces {
+    /// Begins a transfer of `slices`, from or to `offset` on.
+    pub fn set(&mut self, offset: u64, slices: &[GuestSlice<'_>]) {
+        self.offset = offset;
+        self.first = 0;
+        self.list.clear();
+        self.list.extend(slices.iter().filter(|slice| !slice.is_empty()).map(|slice| {
+            let guard = slice.ptr_guard_mut();
+            libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() }
+        }));
     }
 
-    /// One system call; at least one byte is transferred.
+    /// What one system call takes: nothing when all is done.
+    pub fn next(&self) -> (u64, &[libc::iovec]) {
+        let rest = self.list.get(self.first..).unwrap_or(&[]);
+        (self.offset, &rest[..rest.len().min(IOV_MAX)])
+    }
+
+    /// Whether all that is left lies in `memory`.
+    pub fn lie_in(&self, memory: &GuestMemory) -> bool {
+        self.list.iter().all(|piece| {
+            let (first, len) = (piece.iov_base as usize, piece.iov_len);
+            memory.iter().any(|region| {
+                let base = region.as_ptr() as usize;
+                let room = region.size().checked_sub(len);
+                first >= base && room.is_some_and(|room| first - base <= room)
+            })
+        })
+    }
+
+    /// Takes off `done` bytes that were transferred.
+    pub fn advance(&mut self, mut done: usize) {
+        self.offset += done as u64;
+        while let Some(piece) = self.list.get_mut(self.first).filter(|_| done > 0) {
+            let step = done.min(piece.iov_len);
+            piece.iov_base = piece.iov_base.wrapping_byte_add(step);
+            piece.iov_len -= step;
+            done -= step;
+            if piece.iov_len == 0 {
+                self.first += 1;
+            }
+        }
+    }
+}
+
+impl FileDisk {
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Transfers all of `slices`, however many calls that takes.
+    fn transfer(&mut self, way: Way, offset: u64, slices: &[GuestSlice<'_>]) -> io::Result<()> {
+        self.pieces.set(offset, slices);
+        loop {
+            let (offset, pieces) = self.pieces.next();
+            if pieces.is_empty() {
+                return Ok(());
+            }
+            let done = self.call(way, offset, pieces)?;
+            self.pieces.advance(done);
+        }
+    }
+
+    /// One system call on `pieces`, which are those of `transfer`; at least one byte is
+    /// transferred.
     fn call(&self, way: Way, offset: u64, pieces: &[libc::iovec]) -> io::Result<usize> {
-        let fd = self.file.as_raw_fd();
+        let fd = self.raw_fd();
         let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let count = pieces.len() as libc::c_int;
         loop {
-            // SAFETY: each piece lies within a slice of guest RAM, which `transfer` keeps mapped
-            // through its guards for as long as this call lasts. The guest may change RAM at the
-            // same time: the kernel copies it as bytes, without assumptions.
+            // SAFETY: each piece lies within a slice of guest RAM, which the caller of `transfer`
+            // keeps mapped by borrowing it for as long as this call lasts. The guest may change
+            // RAM at the same time: the kernel copies it as bytes, without assumptions.
             let done = unsafe {
                 match way {
                     Way::ToGuest => libc::preadv(fd, pieces.as_ptr(), count, offset),
@@ -199,10 +303,43 @@ impl FileDisk {
             }
         }
     }
+
+    /// Asks a block device to do `request` to some of its bytes.
+    fn ask_device(&self, request: libc::c_ulong, offset: u64, len: u64) -> io::Result<()> {
+        let range = [offset, len];
+        // SAFETY: both requests read two 64-bit numbers at the pointer, which is to a live local.
+        match unsafe { libc::ioctl(self.raw_fd(), request, range.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.file, flags, offset, len)?)
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.file, flags, offset, len)?)
+    }
+
+    /// For file systems that know neither holes nor ranges of zeroes.
+    fn write_zero_bytes(&self, offset: u64, len: u64) -> io::Result<()> {
+        static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            let step = (end - at).min(ZEROES.len() as u64);
+            self.file.write_all_at(&ZEROES[..step as usize], at)?;
+            at += step;
+        }
+        Ok(())
+    }
 }
 
-/// Most pieces of one system call (`UIO_MAXIOV` in Linux).
-const IOV_MAX: usize = 1024;
+/// Requests of block devices (`linux/fs.h`): forget a range, make it zero.
+const BLKDISCARD: libc::c_ulong = 0x1277;
+const BLKZEROOUT: libc::c_ulong = 0x127F;
 
 impl BlockBackend for FileDisk {
     fn len(&self) -> u64 {
@@ -223,6 +360,32 @@ impl BlockBackend for FileDisk {
 
     fn id(&self) -> [u8; ID_LEN as usize] {
         self.id
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        match len {
+            // fallocate(2) refuses to do nothing.
+            0 => Ok(()),
+            _ if self.device => self.ask_device(BLKDISCARD, offset, len),
+            _ => self.punch_hole(offset, len),
+        }
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let zeroed = match (self.device, may_unmap) {
+            (true, _) => self.ask_device(BLKZEROOUT, offset, len),
+            (false, true) => self.punch_hole(offset, len),
+            (false, false) => self.zero_range(offset, len),
+        };
+        match zeroed {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                self.write_zero_bytes(offset, len)
+            }
+            other => other,
+        }
     }
 }
 
@@ -305,5 +468,83 @@ mod tests {
         drop(writer);
         let _readers = [FileDisk::open(path, true).unwrap(), FileDisk::open(path, true).unwrap()];
         assert!(matches!(FileDisk::open(path, false), Err(DiskError::InUse { .. })));
+    }
+    #[test]
+    fn a_disk_can_take_its_own_place() {
+        let file = disk_file(&[0; 512]);
+        let disk = FileDisk::open(file.path(), false).unwrap();
+        let claim = disk.claim();
+        file.as_file().set_len(4096).unwrap();
+        let grown = FileDisk::open_instead(file.path(), false, &claim).unwrap();
+        assert_eq!((disk.len(), grown.len()), (512, 4096));
+        drop(disk);
+        // The lock is still held, by the disk that took its place.
+        drop(claim);
+        assert!(matches!(FileDisk::open(file.path(), false), Err(DiskError::InUse { .. })));
+        let other = disk_file(&[0; 1024]);
+        let replaced = FileDisk::open_instead(other.path(), false, &grown.claim()).unwrap();
+        assert!(matches!(FileDisk::open(other.path(), false), Err(DiskError::InUse { .. })));
+        let taken = FileDisk::open_instead(file.path(), false, &replaced.claim());
+        assert!(matches!(taken, Err(DiskError::InUse { .. })));
+        drop(grown);
+        assert!(FileDisk::open_instead(file.path(), false, &replaced.claim()).is_ok());
+    }
+
+    #[test]
+    fn pieces_are_taken_off_in_any_step() {
+        let ram = ram();
+        let lens = [5, 0, 7, 1, 3000];
+        let slices = lens.map(|len| ram.get_slice(GuestAddress(0x1000), len).unwrap());
+        for step in [1, 2, 5, 6, 12, 13, 3000, 3013] {
+            let mut pieces = Pieces::default();
+            pieces.set(100, &slices);
+            assert!(pieces.lie_in(&ram));
+            let mut done = 0;
+            while !pieces.next().1.is_empty() {
+                let left: usize = pieces.next().1.iter().map(|piece| piece.iov_len).sum();
+                assert_eq!((left, pieces.next().0), (3013 - done, 100 + done as u64), "{step}");
+                pieces.advance(step.min(left));
+                done += step.min(left);
+            }
+            assert_eq!(done, 3013, "{step}");
+        }
+    }
+
+    #[test]
+    fn pieces_outside_of_the_memory_are_seen() {
+        let (here, other) = (ram(), ram());
+        for (memory, inside) in [(&here, true), (&other, false)] {
+            let mut pieces = Pieces::default();
+            pieces.set(0, &[memory.get_slice(GuestAddress((1 << 20) - 16), 16).unwrap()]);
+            assert_eq!(pieces.lie_in(&here), inside);
+        }
+    }
+
+    #[test]
+    fn a_block_device_discards_and_zeroes() {
+        let backing = disk_file(&vec![9; 1 << 20]);
+        let losetup = |args: &[&std::ffi::OsStr]| {
+            let output = std::process::Command::new("/sbin/losetup").args(args).output().ok()?;
+            let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+            output.status.success().then_some(text)
+        };
+        let args = ["--find".as_ref(), "--show".as_ref(), backing.path().as_os_str()];
+        let Some(device) = losetup(&args) else {
+            return eprintln!("SKIPPED: it takes root and loop devices");
+        };
+        let mut disk = FileDisk::open(Path::new(&device), false).unwrap();
+        let zeroed = disk.write_zeroes(4096, 8192, false);
+        let discarded = disk.discard(1 << 19, 1 << 18);
+        disk.flush().unwrap();
+        let len = disk.len();
+        drop(disk);
+        losetup(&["--detach".as_ref(), device.as_ref()]);
+        zeroed.unwrap();
+        discarded.unwrap();
+        assert_eq!(len, 1 << 20);
+        let bytes = std::fs::read(backing.path()).unwrap();
+        let zero = |range: std::ops::Range<usize>| bytes[range].iter().all(|byte| *byte == 0);
+        assert!(zero(4096..12288) && zero(1 << 19..3 << 18));
+        assert_eq!((bytes[4095], bytes[12288], bytes[3 << 18]), (9, 9, 9));
     }
 }
