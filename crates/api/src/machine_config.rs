@@ -9,14 +9,11 @@ pub struct MachineConfig {
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// RAM in MiB.
-    pub mem_size_mib: u64,
-    /// Whether vCPUs come in pairs that share a core. `ht_enabled` is its former name.
+    pub mem_size_mib: usize,
+    /// Whether vCPUs come in pairs that share a core.
     #[serde(default)]
     pub smt: bool,
-    /// The former name of `smt`: still understood, and noticed as deprecated.
-    #[serde(default, skip_serializing)]
-    pub ht_enabled: Option<bool>,
-    /// A named CPU feature set.
+    /// A named CPU feature set (deprecated).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_template: Option<CpuTemplate>,
     /// Whether written pages are noted, for incremental snapshots.
@@ -33,7 +30,6 @@ impl Default for MachineConfig {
             vcpu_count: 1,
             mem_size_mib: 128,
             smt: false,
-            ht_enabled: None,
             cpu_template: None,
             track_dirty_pages: false,
             huge_pages: HugePages::None,
@@ -41,10 +37,65 @@ impl Default for MachineConfig {
     }
 }
 
+/// A change of the machine's size: what is not given stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct MachineConfigUpdate {
+    /// Number of vCPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpu_count: Option<u8>,
+    /// RAM in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_size_mib: Option<usize>,
+    /// Whether vCPUs come in pairs that share a core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smt: Option<bool>,
+    /// A named CPU feature set (deprecated).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<CpuTemplate>,
+    /// Whether written pages are noted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track_dirty_pages: Option<bool>,
+    /// Which pages of the host back the guest's RAM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub huge_pages: Option<HugePages>,
+}
+
+impl From<MachineConfig> for MachineConfigUpdate {
+    /// All fields; a CPU template that is not named stays.
+    fn from(config: MachineConfig) -> Self {
+        Self {
+            vcpu_count: Some(config.vcpu_count),
+            mem_size_mib: Some(config.mem_size_mib),
+            smt: Some(config.smt),
+            cpu_template: config.cpu_template,
+            track_dirty_pages: Some(config.track_dirty_pages),
+            huge_pages: Some(config.huge_pages),
+        }
+    }
+}
+
 impl MachineConfig {
-    /// Whether vCPUs come in pairs, by either of the field's names.
-    pub fn threads_share_cores(&self) -> bool {
-        self.smt || self.ht_enabled == Some(true)
+    /// What the user should know of a size that is accepted: requests that change nothing in this
+    /// version. One sentence each.
+    pub fn notices(&self) -> Vec<String> {
+        let ignored = self.huge_pages != HugePages::None;
+        let notice = "machine-config: huge_pages has no effect in this version";
+        ignored.then(|| notice.to_owned()).into_iter().collect()
+    }
+
+    /// This size with the change made.
+    pub(crate) fn updated(&self, update: MachineConfigUpdate) -> Self {
+        let template = update.cpu_template.or(self.cpu_template);
+        Self {
+            vcpu_count: update.vcpu_count.unwrap_or(self.vcpu_count),
+            mem_size_mib: update.mem_size_mib.unwrap_or(self.mem_size_mib),
+            smt: update.smt.unwrap_or(self.smt),
+            cpu_template: template.filter(|template| *template != CpuTemplate::None),
+            track_dirty_pages: update.track_dirty_pages.unwrap_or(self.track_dirty_pages),
+            huge_pages: update.huge_pages.unwrap_or(self.huge_pages),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Logger {
     /// The file or named pipe that log lines go to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::text::optional_path")]
     pub log_path: Option<String>,
     /// The least important level that is logged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,6 +33,7 @@ pub struct Logger {
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     /// The file or named pipe that metrics go to.
+    #[serde(deserialize_with = "crate::text::path")]
     pub metrics_path: String,
     /// Whether each line carries the machine's id.
     #[serde(default)]
