@@ -8,10 +8,10 @@ use kvm_bindings::{
     KVM_SYSTEM_EVENT_SHUTDOWN, kvm_cpuid_entry2,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use spec::MsrModifier;
 use vcpu::{CpuState, Error, Exit, Kick, Vcpu};
 
 use crate::kick::{self, ExitFlag, Kicker};
-use crate::template::MsrModifier;
 use crate::vm::Body;
 use crate::{failed, msrs, state};
 

@@ -6,8 +6,8 @@
 use std::arch::x86_64::__cpuid_count;
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
-
-use crate::template::{CpuidModifier, CpuidRegister};
+use spec::CpuidModifier;
+use vcpu::Error;
 
 /// Bits of an APIC id below the package: room for the 32 vCPUs a machine may have.
 const PACKAGE_SHIFT: u32 = 5;
@@ -34,15 +34,36 @@ pub(crate) fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
     [r.eax, r.ebx, r.ecx, r.edx]
 }
 
-/// The list for the vCPU at `place`, made of what KVM `supported`.
-pub(crate) fn for_vcpu(
+/// The host's maker, and its signature: EAX of leaf 1.
+pub(crate) fn host_cpu() -> ([u8; 12], u32) {
+    let [_, ebx, ecx, edx] = host_leaf(0, 0);
+    let mut vendor = [0; 12];
+    for (bytes, word) in vendor.chunks_exact_mut(4).zip([ebx, edx, ecx]) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    (vendor, host_leaf(1, 0)[0])
+}
+
+/// What KVM `supported`, with a template's changes.
+///
+/// The changes come before [`for_vcpu`], as in Firecracker: what depends on a vCPU's place in the
+/// machine is not a template's to say.
+pub(crate) fn modified(
     supported: &[kvm_cpuid_entry2],
     modifiers: &[CpuidModifier],
+) -> Result<Vec<kvm_cpuid_entry2>, Error> {
+    let mut list = List(supported.to_vec());
+    modifiers.iter().try_for_each(|m| list.modify(m))?;
+    Ok(list.0)
+}
+
+/// The list for the vCPU at `place`, made of what all vCPUs share.
+pub(crate) fn for_vcpu(
+    shared: &[kvm_cpuid_entry2],
     place: Place,
     host: HostLeaf,
 ) -> Vec<kvm_cpuid_entry2> {
-    let mut list = List(supported.to_vec());
-    modifiers.iter().for_each(|m| list.modify(m));
+    let mut list = List(shared.to_vec());
     list.common(place, host);
     match list.vendor() {
         Vendor::Intel => list.intel(place, host),
@@ -104,19 +125,20 @@ impl List {
         }
     }
 
-    fn modify(&mut self, m: &CpuidModifier) {
-        if self.find(m.leaf, m.subleaf).is_none() {
-            self.put(m.leaf, m.subleaf, m.flags, [0; 4]);
+    /// The error's text is Firecracker's.
+    fn modify(&mut self, m: &CpuidModifier) -> Result<(), Error> {
+        let Some(e) = self.find(m.leaf, m.subleaf) else {
+            return Err(Error::Unsupported(format!(
+                "Template changes a CPUID entry not supported by KVM: Leaf: {:0x}, Subleaf: {:0x}",
+                m.leaf, m.subleaf
+            )));
+        };
+        e.flags = m.flags;
+        let registers = [&mut e.eax, &mut e.ebx, &mut e.ecx, &mut e.edx];
+        for (register, bits) in registers.into_iter().zip(m.registers) {
+            *register = bits.apply(*register);
         }
-        self.change(m.leaf, m.subleaf, |e| {
-            let register = match m.register {
-                CpuidRegister::Eax => &mut e.eax,
-                CpuidRegister::Ebx => &mut e.ebx,
-                CpuidRegister::Ecx => &mut e.ecx,
-                CpuidRegister::Edx => &mut e.edx,
-            };
-            *register = (*register & !m.filter) | m.value;
-        });
+        Ok(())
     }
 
     fn common(&mut self, place: Place, host: HostLeaf) {
@@ -289,7 +311,8 @@ mod tests {
     /// Each row: a leaf and subleaf, and what it must be.
     fn check(vendor: [u32; 3], modifiers: &[CpuidModifier], rows: &[(u32, u32, [u32; 4])]) {
         let place = Place { id: 2, count: 4, threads_per_core: 2, tsc_deadline: true };
-        let list = for_vcpu(&supported(vendor), modifiers, place, host);
+        let shared = modified(&supported(vendor), modifiers).unwrap();
+        let list = for_vcpu(&shared, place, host);
         for &(leaf, subleaf, expected) in rows {
             let found: Vec<[u32; 4]> = list
                 .iter()
@@ -346,24 +369,35 @@ mod tests {
         );
     }
 
+    fn modifier(leaf: u32, subleaf: u32, register: usize, mask: u32, value: u32) -> CpuidModifier {
+        let mut registers = [spec::Bits::default(); 4];
+        registers[register] = spec::Bits::new(mask, value);
+        CpuidModifier { leaf, subleaf, flags: 0, registers }
+    }
+
     #[test]
-    fn templates_change_and_add_leaves() {
-        let modifier = |leaf, register, filter, value| CpuidModifier {
-            leaf,
-            subleaf: 0,
-            flags: 0,
-            register,
-            filter,
-            value,
-        };
-        check(
-            INTEL,
-            &[
-                modifier(6, CpuidRegister::Ecx, 0xFF, 0x31),
-                modifier(0x9999, CpuidRegister::Edx, 0xF, 0x5),
-            ],
-            &[(6, 0, [0, 0, 0x31, 0]), (0x9999, 0, [0, 0, 0, 5])],
-        );
+    fn templates_change_what_does_not_depend_on_the_place() {
+        let modifiers = [
+            modifier(6, 0, 2, 0xFF, 0x31),
+            modifier(7, 0, 3, u32::MAX, 1 << 4),
+            // The number of APIC ids is the machine's to say.
+            modifier(1, 0, 1, u32::MAX, 0),
+        ];
+        let leaf_1 = [LEAF_1[0], LEAF_1[1] & !0xFF, LEAF_1[2], LEAF_1[3]];
+        let leaf_7 = [0, 1 << 6 | 1 << 13, 0, 1 << 4];
+        check(INTEL, &modifiers, &[(6, 0, [0, 0, 0x31, 0]), (7, 0, leaf_7), (1, 0, leaf_1)]);
+    }
+
+    #[test]
+    fn leaves_that_kvm_lacks_are_refused() {
+        for (leaf, subleaf, expected) in
+            [(0x9999, 0, "Leaf: 9999, Subleaf: 0"), (7, 2, "Leaf: 7, Subleaf: 2")]
+        {
+            let modifiers = [modifier(leaf, subleaf, 0, 0, 0)];
+            let error = modified(&supported(INTEL), &modifiers).unwrap_err().to_string();
+            assert!(error.starts_with("Template changes a CPUID entry not supported by KVM: "));
+            assert!(error.ends_with(expected), "{error}");
+        }
     }
 
     #[test]

@@ -17,10 +17,8 @@ mod kick;
 mod msrs;
 pub mod probe;
 mod state;
-mod template;
 mod vm;
 
-pub use template::{CpuTemplate, CpuidModifier, CpuidRegister, MsrModifier};
 pub use vm::{KvmVm, Options, REQUIRED_CAPABILITIES};
 
 use kvm_ioctls::Kvm;

@@ -2,10 +2,10 @@
 
 use kvm_bindings::{KVM_MAX_MSR_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
+use spec::MsrModifier;
 use vcpu::Error;
 
 use crate::failed;
-use crate::template::MsrModifier;
 
 const IA32_TSC: u32 = 0x10;
 const IA32_APIC_BASE: u32 = 0x1B;
@@ -35,21 +35,21 @@ const BOOT: [(u32, u64); 11] = [
     (0x2FF, 0x806), // IA32_MTRR_DEF_TYPE: MTRRs on, write-back by default
 ];
 
-/// Gives a new vCPU its MSRs: those of every boot, then the template's changes.
+/// Gives a new vCPU its MSRs: what the template makes of KVM's values, then those of every boot,
+/// which count more, as in Firecracker.
 pub(crate) fn set_up(fd: &VcpuFd, modifiers: &[MsrModifier]) -> Result<(), Error> {
-    set(fd, &BOOT)?;
     for modifier in modifiers {
         let found = get(fd, &[modifier.index])?;
         let Some(&(index, old)) = found.first() else {
-            let text = format!(
-                "the CPU template changes MSR {:#x}, which KVM does not have",
+            // The text is Firecracker's.
+            return Err(Error::Unsupported(format!(
+                "Template changes an MSR entry not supported by KVM: Register Address: {:0x}",
                 modifier.index
-            );
-            return Err(Error::Unsupported(text));
+            )));
         };
-        set(fd, &[(index, (old & !modifier.filter) | modifier.value)])?;
+        set(fd, &[(index, modifier.bits.apply(old))])?;
     }
-    Ok(())
+    set(fd, &BOOT)
 }
 
 /// The MSRs among `indices` that this vCPU has, that its guest knows of, and that no field of the

@@ -19,7 +19,6 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion};
 use vcpu::{CpuState, DescriptorTable, Error, Segment};
 
-use crate::template::CpuTemplate;
 use crate::vm::{check_capabilities, create_vm};
 use crate::{failed, kick, msrs, open_kvm, state};
 
@@ -178,7 +177,7 @@ fn probe_here(limits: Limits, report: &dyn Fn(Found)) -> Result<(), Error> {
     kick::install_handler();
     kick::unblock_signal();
     let kvm = open_kvm()?;
-    check_capabilities(&kvm, &CpuTemplate::default())?;
+    check_capabilities(&kvm, &[])?;
     let memory = guest_memory()?;
     let vm = create_vm(&kvm)?;
     map(&vm, &memory)?;

@@ -11,12 +11,12 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use memory::{GuestMemory, GuestMemoryBackend, GuestMemoryRegion};
+use spec::{Capability, CpuTemplate};
 use vcpu::{Error, Vcpu, Vm};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::cpu::KvmVcpu;
 use crate::cpuid::{self, Place};
-use crate::template::CpuTemplate;
 use crate::{failed, kick, open_kvm};
 
 /// Where KVM keeps the task state segment of Intel's real-mode emulation: three pages above every
@@ -57,13 +57,13 @@ pub struct Options {
     /// KVM logs which pages the guest writes; see [`KvmVm::collect_dirty_pages`].
     pub track_dirty_pages: bool,
     /// Changes to what the host's CPU offers.
-    pub template: CpuTemplate,
+    pub cpu_template: CpuTemplate,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let template = CpuTemplate::default();
-        Self { vcpu_count: 1, smt: false, track_dirty_pages: false, template }
+        let cpu_template = CpuTemplate::default();
+        Self { vcpu_count: 1, smt: false, track_dirty_pages: false, cpu_template }
     }
 }
 
@@ -79,7 +79,8 @@ pub(crate) struct Body {
 pub struct KvmVm {
     body: Arc<Body>,
     options: Options,
-    supported_cpuid: Vec<kvm_cpuid_entry2>,
+    /// What KVM supports, with the template's changes.
+    cpuid: Vec<kvm_cpuid_entry2>,
     msr_indices: Vec<u32>,
     tsc_deadline: bool,
     lines: Mutex<BTreeMap<u32, Arc<KvmLine>>>,
@@ -100,19 +101,18 @@ impl KvmVm {
         }
         kick::install_handler();
         let kvm = open_kvm()?;
-        check_capabilities(&kvm, &options.template)?;
+        check_capabilities(&kvm, options.cpu_template.capabilities())?;
+        let (vendor, signature) = cpuid::host_cpu();
+        let refused = |e: spec::Error| Error::Unsupported(e.to_string());
+        options.cpu_template.check_cpu(&vendor, signature).map_err(refused)?;
+        let supported = kvm
+            .get_supported_cpuid(CPUID_ENTRIES_MAX)
+            .map_err(|e| failed("KVM_GET_SUPPORTED_CPUID", e))?;
+        let cpuid = cpuid::modified(supported.as_slice(), options.cpu_template.cpuid())?;
         let fd = create_vm(&kvm)?;
         let vm = Self {
-            supported_cpuid: kvm
-                .get_supported_cpuid(CPUID_ENTRIES_MAX)
-                .map_err(|e| failed("KVM_GET_SUPPORTED_CPUID", e))?
-                .as_slice()
-                .to_vec(),
-            msr_indices: kvm
-                .get_msr_index_list()
-                .map_err(|e| failed("KVM_GET_MSR_INDEX_LIST", e))?
-                .as_slice()
-                .to_vec(),
+            cpuid,
+            msr_indices: msr_indices(&kvm, &options.cpu_template)?,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             body: Arc::new(Body { fd, memory }),
             options,
@@ -200,16 +200,13 @@ impl Vm for KvmVm {
             .fd
             .create_vcpu(u64::from(id))
             .map_err(|e| failed(format!("KVM_CREATE_VCPU {id}"), e))?;
-        let template = &self.options.template;
-        let place = self.place(id);
-        let cpuid =
-            cpuid::for_vcpu(&self.supported_cpuid, &template.cpuid, place, cpuid::host_leaf);
+        let cpuid = cpuid::for_vcpu(&self.cpuid, self.place(id), cpuid::host_leaf);
         Ok(Box::new(KvmVcpu::set_up(
             id,
             fd,
             self.body.clone(),
             &cpuid,
-            &template.msrs,
+            self.options.cpu_template.msrs(),
             &self.msr_indices,
         )?))
     }
@@ -264,23 +261,38 @@ impl IrqLine for KvmLine {
     }
 }
 
+/// The MSRs that are saved with a vCPU: those that KVM lists, and those that the template changes.
+fn msr_indices(kvm: &Kvm, template: &CpuTemplate) -> Result<Vec<u32>, Error> {
+    let listed = kvm.get_msr_index_list().map_err(|e| failed("KVM_GET_MSR_INDEX_LIST", e))?;
+    let mut indices = listed.as_slice().to_vec();
+    for modifier in template.msrs() {
+        if !indices.contains(&modifier.index) {
+            indices.push(modifier.index);
+        }
+    }
+    Ok(indices)
+}
+
 /// Refuses hosts whose KVM lacks something.
-pub(crate) fn check_capabilities(kvm: &Kvm, template: &CpuTemplate) -> Result<(), Error> {
+pub(crate) fn check_capabilities(kvm: &Kvm, template: &[Capability]) -> Result<(), Error> {
     if kvm.get_api_version() != 12 {
         let text = format!("KVM's API has version {}, 12 is needed", kvm.get_api_version());
         return Err(Error::Unsupported(text));
     }
-    let built_in = REQUIRED_CAPABILITIES
+    let mut missing: Vec<String> = REQUIRED_CAPABILITIES
         .iter()
-        .filter(|(cap, _)| !template.waived_capabilities.contains(&(*cap as u32)))
+        .filter(|(cap, _)| !template.contains(&Capability::Waived(*cap as u32)))
         .filter(|(cap, _)| !kvm.check_extension(*cap))
-        .map(|(_, name)| (*name).to_string());
-    let asked = template
-        .required_capabilities
-        .iter()
-        .filter(|number| kvm.check_extension_raw(u64::from(**number)) <= 0)
-        .map(|number| format!("capability {number}"));
-    let missing: Vec<String> = built_in.chain(asked).collect();
+        .map(|(_, name)| (*name).to_string())
+        .collect();
+    for capability in template {
+        match *capability {
+            Capability::Required(n) if kvm.check_extension_raw(n.into()) <= 0 => {
+                missing.push(format!("capability {n}"));
+            }
+            Capability::Required(_) | Capability::Waived(_) => {}
+        }
+    }
     if missing.is_empty() {
         return Ok(());
     }

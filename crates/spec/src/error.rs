@@ -69,6 +69,12 @@ pub enum Error {
         /// The interface that is refused.
         second: String,
     },
+    /// A named CPU template on a processor of another maker. The text is Firecracker's.
+    #[error("CPU vendor mismatched between actual CPU and CPU template.")]
+    CpuVendor,
+    /// A named CPU template on a processor that it is not made for. The text is Firecracker's.
+    #[error("The current CPU model is not permitted to apply the CPU template.")]
+    CpuModel,
 }
 
 /// Checks that `len` is within the limits.

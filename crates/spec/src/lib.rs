@@ -10,6 +10,7 @@
 
 mod balloon;
 mod boot;
+mod cpu_template;
 mod drive;
 mod error;
 mod id;
@@ -22,6 +23,10 @@ mod vsock;
 
 pub use balloon::Balloon;
 pub use boot::{BootSource, CommandLine, DEFAULT_COMMAND_LINE, InitrdPart};
+pub use cpu_template::{
+    Bits, CPU_MODIFIERS_MAX, CPUID_REGISTERS, Capability, CpuTemplate, CpuidModifier, MsrModifier,
+    NamedTemplate,
+};
 pub use drive::{CacheType, Drive, DriveBackend, Drives, IoEngine};
 pub use error::Error;
 pub use id::{DeviceId, InstanceId};
@@ -44,6 +49,12 @@ pub struct VmSpec {
     pub vcpus: VcpuCount,
     /// How much RAM it has.
     pub memory: MemoryMib,
+    /// What is changed about the CPU that the guest sees.
+    pub cpu_template: CpuTemplate,
+    /// Whether two vCPUs each are threads of one core, as far as the guest is told.
+    pub smt: bool,
+    /// Whether the pages that the guest writes are logged from the start.
+    pub track_dirty_pages: bool,
     /// Its disks, in the order in which the guest finds them.
     pub drives: Drives,
     /// Its network interfaces, in the order in which the guest finds them.
@@ -70,6 +81,9 @@ impl VmSpec {
             boot,
             vcpus: VcpuCount::default(),
             memory: MemoryMib::default(),
+            cpu_template: CpuTemplate::default(),
+            smt: false,
+            track_dirty_pages: false,
             drives: Drives::default(),
             network: NetworkInterfaces::default(),
             vsock: None,

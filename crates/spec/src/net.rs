@@ -15,6 +15,9 @@ pub struct NetworkInterface {
     mtu: Option<u16>,
     /// The address that the guest is told to use; it chooses one if there is none.
     pub guest_mac: Option<MacAddress>,
+    /// Whether frames that the guest sends from another address than `guest_mac` are dropped, and
+    /// not only counted.
+    pub drop_spoofed: bool,
     /// How much the guest may receive.
     pub rx_rate_limiter: RateLimiter,
     /// How much the guest may send.
@@ -40,6 +43,7 @@ impl NetworkInterface {
             host_device,
             mtu: None,
             guest_mac: None,
+            drop_spoofed: false,
             rx_rate_limiter: RateLimiter::default(),
             tx_rate_limiter: RateLimiter::default(),
         })

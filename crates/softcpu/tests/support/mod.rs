@@ -41,14 +41,17 @@ impl Device for End {
 impl Guest {
     /// A guest with `code` at [`CODE`].
     pub fn new(code: &[u8]) -> Self {
+        Self::with(code, sparkler_softcpu::Options::default())
+    }
+
+    /// A guest with `code` at [`CODE`], on a CPU with these options.
+    pub fn with(code: &[u8], options: sparkler_softcpu::Options) -> Self {
         let memory = Arc::new(memory::allocate(&memory::ranges(RAM)).unwrap());
         memory.write_obj(PDPT | 7, GuestAddress(PML4)).unwrap();
         // One page of 1 GiB maps everything onto itself.
         memory.write_obj(0x87u64, GuestAddress(PDPT)).unwrap();
         memory.write_slice(code, GuestAddress(CODE)).unwrap();
-        let vm =
-            sparkler_softcpu::SoftVm::new(memory.clone(), sparkler_softcpu::Options::default())
-                .unwrap();
+        let vm = sparkler_softcpu::SoftVm::new(memory.clone(), options).unwrap();
         let vcpu = vm.vcpu(0).unwrap();
         let mut io = IoSpace::default();
         io.ports.insert(u64::from(END_PORT), 1, Arc::new(End(vcpu.kicker()))).unwrap();
