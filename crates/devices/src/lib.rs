@@ -13,20 +13,29 @@
 //! | [`debug`] | POST codes | I/O port 0x80 |
 //! | [`status_port`] | what the guest's init reports | I/O ports |
 //! | [`boot_timer`] | Firecracker's boot timer | an MMIO page |
+//! | [`balloon`] | virtio memory balloon | virtio |
 //! | [`block`] | virtio block device | virtio |
+//! | [`net`] | virtio network device | virtio |
 //! | [`rng`] | virtio entropy source | virtio |
+//! | [`vsock`] | virtio sockets between guest and host | virtio |
+//!
+//! [`rate`] limits what passes through a queue.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
 pub mod acpi_power;
+pub mod balloon;
 pub mod block;
 pub mod boot_timer;
 pub mod debug;
 pub mod i8042;
+pub mod net;
+pub mod rate;
 pub mod rng;
 pub mod serial;
 pub mod status_port;
+pub mod vsock;
 
 /// Time, and a call at a later time, for a device that has to wait.
 ///

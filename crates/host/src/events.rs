@@ -45,6 +45,22 @@ impl Poller {
         Ok(epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)?)
     }
 
+    /// Watches `fd` for new input: each time that something arrives, however much of what came
+    /// before is still unread. Counters and timers watched so need never be read.
+    pub fn add_edge(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token);
+        Ok(epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?)
+    }
+
+    /// Watches `fd`, which is in the set, for these things from now on; that the other end closed
+    /// is always told.
+    pub fn change(&self, fd: impl AsFd, token: u64, input: bool, output: bool) -> io::Result<()> {
+        let mut flags = epoll::EventFlags::empty();
+        flags.set(epoll::EventFlags::IN, input);
+        flags.set(epoll::EventFlags::OUT, output);
+        Ok(epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token), flags)?)
+    }
+
     /// Watches `fd` no longer.
     pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.epoll, fd)?)
@@ -166,6 +182,25 @@ mod tests {
         assert_eq!(ready.len(), 1);
         assert!(ready[0].token == 7 && ready[0].readable && !ready[0].hung_up);
         assert!(event.clear() && !event.clear());
+    }
+
+    #[test]
+    fn edges_come_again_without_reading() {
+        let poller = Poller::new().unwrap();
+        let (event, timer) = (EventFd::new().unwrap(), TimerFd::new().unwrap());
+        poller.add_edge(&event, 1).unwrap();
+        poller.add_edge(&timer, 2).unwrap();
+        let mut ready = Vec::new();
+        for _ in 0..3 {
+            event.signal();
+            poller.wait(&mut ready, Some(Duration::from_secs(5))).unwrap();
+            assert_eq!(ready.iter().map(|e| e.token).collect::<Vec<_>>(), [1]);
+            timer.arm(Duration::from_millis(1)).unwrap();
+            poller.wait(&mut ready, Some(Duration::from_secs(5))).unwrap();
+            assert_eq!(ready.iter().map(|e| e.token).collect::<Vec<_>>(), [2]);
+            poller.wait(&mut ready, Some(Duration::ZERO)).unwrap();
+            assert!(ready.is_empty());
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What the host gives a virtual machine: a terminal, disks in files, randomness, events, signals,
-//! and answers about itself.
+//! What the host gives a virtual machine: a terminal, disks in files, taps, randomness, events,
+//! signals, and answers about itself.
 //!
 //! Every module is a thin, safe wrapper of a few system calls. There is no policy here: which
 //! signal ends a machine, how a finding of [`probe`] is explained, or when a disk is opened, is
@@ -12,10 +12,16 @@ pub mod probe;
 pub mod signals;
 mod stdio;
 pub mod system;
+mod tap;
 pub mod terminal;
+mod unix;
+mod uring;
 
-pub use disk::{DiskError, FileDisk};
+pub use disk::{DiskClaim, DiskError, FileDisk};
 pub use entropy::HostEntropy;
 pub use events::{Event, EventFd, Poller, TimerFd};
 pub use signals::SignalFd;
 pub use stdio::{read_stdin, stdout_moves};
+pub use tap::{Tap, TapError};
+pub use unix::{UnixError, UnixHost};
+pub use uring::UringDisk;

@@ -41,13 +41,18 @@ pub enum Error {
         what: &'static str,
     },
     /// The parts do not fit the specification: a fault of whoever made them.
-    #[error("the machine has {drives} drives, and {disks} disks were opened for them")]
-    Disks {
-        /// Drives in the specification.
-        drives: usize,
-        /// Disks in the parts.
-        disks: usize,
+    #[error("the machine has {wanted} {what}, and {given} were opened for them")]
+    BackEnds {
+        /// The kind of the devices.
+        what: &'static str,
+        /// How many the specification has.
+        wanted: usize,
+        /// How many the parts have.
+        given: usize,
     },
+    /// The host gives no timer.
+    #[error("cannot make a timer for a device: {0}")]
+    Alarm(io::Error),
     /// A device does not fit its transport: a fault of ours.
     #[error(transparent)]
     Virtio(#[from] virtio::Error),

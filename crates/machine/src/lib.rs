@@ -11,9 +11,7 @@
 //! who serves its event loop: it comes back as a [`Machine`], whose parts the process spreads over
 //! its threads. It opens the kernel's and the initial RAM disk's files, and nothing else.
 //!
-//! Network interfaces and vhost-user drives are refused, since there are no devices for them yet.
-//! Rate limits and the asynchronous I/O engine are accepted but not applied, and a warning says
-//! so.
+//! Vhost-user drives are refused, since there is no device for them yet.
 #![forbid(unsafe_code)]
 
 mod attach;
@@ -22,12 +20,16 @@ mod error;
 pub mod map;
 mod parts;
 mod timings;
+mod virtio_slots;
 
-pub use attach::{Doorbell, VirtioKind, VirtioSlot};
 pub use build::{Machine, build};
 pub use error::Error;
-pub use parts::Parts;
+pub use parts::{Alarms, Link, Parts};
 pub use timings::Timings;
+pub use virtio_slots::{
+    BalloonDevice, DiskDevice, Doorbell, NetDevice, RngDevice, VirtioHandle, VirtioSlot,
+    VsockDevice,
+};
 
 #[cfg(doc)]
 use spec::VmSpec;

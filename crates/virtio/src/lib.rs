@@ -28,7 +28,9 @@ mod queue;
 pub use chain::{BufferError, Chain, GuestSlice, MAX_CHAIN_LEN, Segment};
 pub use device::{Activated, Outcome, VirtioDevice, copy_config};
 pub use interrupt::Interrupt;
-pub use mmio::{Half, MMIO_WINDOW, MmioTransport, Register, RingPart, Status, TransportState};
+pub use mmio::{
+    Half, MMIO_WINDOW, MmioTransport, Notify, Register, RingPart, Status, TransportState,
+};
 pub use queue::{MAX_QUEUE_SIZE, Queue, QueueError, QueueState};
 pub use virtio_bindings as bindings;
 

@@ -47,6 +47,13 @@ pub struct MmioTransport<D = Box<dyn VirtioDevice>> {
     locked: Mutex<Locked<D>>,
 }
 
+/// Who serves a queue when it is told to: a transport, whatever device is behind it.
+pub trait Notify: Send + Sync {
+    /// Serves queue `index`, as if the driver had notified it: for a doorbell that bypasses the
+    /// bus, or because the device's back end has something for the queue.
+    fn notify(&self, index: u32);
+}
+
 struct Locked<D> {
     device: D,
     state: State,
@@ -104,24 +111,6 @@ impl<D: VirtioDevice> MmioTransport<D> {
             unfinished: AtomicU64::new(0),
             locked: Mutex::new(Locked { device, state }),
         })
-    }
-
-    /// Serves queue `index`, as if the driver had notified it: for a doorbell that bypasses the
-    /// bus, or because the device's back end has something for the queue.
-    pub fn notify(&self, index: u32) {
-        let mut locked = self.lock();
-        let index = index as usize;
-        if index >= locked.state.queues.len() || !locked.state.is_running() {
-            return;
-        }
-        match locked.device.process_queue(index) {
-            Outcome::Done => {}
-            Outcome::More => {
-                self.unfinished.fetch_or(1 << index, Ordering::SeqCst);
-                self.interrupt.signal_used();
-            }
-            Outcome::Broken => locked.state.needs_reset(&self.interrupt),
-        }
     }
 
     /// Works on the device from outside, between two register accesses.
@@ -336,6 +325,24 @@ impl<D: VirtioDevice> MmioTransport<D> {
         locked.state.config_generation = generation;
         self.unfinished.store(0, Ordering::SeqCst);
         self.interrupt.acknowledge(u32::MAX);
+    }
+}
+
+impl<D: VirtioDevice> Notify for MmioTransport<D> {
+    fn notify(&self, index: u32) {
+        let mut locked = self.lock();
+        let index = index as usize;
+        if index >= locked.state.queues.len() || !locked.state.is_running() {
+            return;
+        }
+        match locked.device.process_queue(index) {
+            Outcome::Done => {}
+            Outcome::More => {
+                self.unfinished.fetch_or(1 << index, Ordering::SeqCst);
+                self.interrupt.signal_used();
+            }
+            Outcome::Broken => locked.state.needs_reset(&self.interrupt),
+        }
     }
 }
 
