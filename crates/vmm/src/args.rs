@@ -36,7 +36,7 @@ const fn value(name: &'static str, help: &'static str) -> Flag {
 const FLAGS: &[Flag] = &[
     Flag {
         default: Some("/run/firecracker.socket"),
-        ..value("api-sock", "Path to the unix domain socket of the API (not available yet).")
+        ..value("api-sock", "Path to the unix domain socket of the API.")
     },
     switch("boot-timer", "Log the time when the guest says that it has booted."),
     value("config-file", "Path to a JSON file that configures the machine, which starts at once."),
@@ -45,12 +45,21 @@ const FLAGS: &[Flag] = &[
         ..value("cpu", "What runs the guest's code: kvm, soft, or auto for the better one.")
     },
     Flag {
+        default: Some("51200"),
+        ..value("http-api-max-payload-size", "Largest body of an API request, in bytes.")
+    },
+    Flag {
         default: Some("anonymous-instance"),
         ..value("id", "Identifier of the machine: letters, digits and '-', at most 64.")
     },
     value("level", "Least important level that is logged: Off, Error, Warn, Info, Debug, Trace."),
     value("log-path", "File or named pipe for the log, instead of standard output."),
-    value("metrics-path", "File or named pipe for the metrics (accepted; nothing is written yet)."),
+    value("metadata", "Path to a JSON file with the first content of the metadata service."),
+    value("metrics-path", "File or named pipe for the metrics."),
+    value(
+        "mmds-size-limit",
+        "Largest content of the metadata service, in bytes [default: the largest body of an API request].",
+    ),
     value("module", "Log only what comes from modules whose path starts so."),
     Flag {
         requires: Some("config-file"),

@@ -128,6 +128,11 @@ impl Control {
         running
     }
 
+    /// Whether the guest stands still, or is about to.
+    pub fn is_paused(&self) -> bool {
+        self.state().phase == Phase::Pausing
+    }
+
     /// Makes the event loop look at what it waits for.
     pub fn wake(&self) {
         self.0.wake.signal();

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use memory::GuestMemory;
+use spec::VmSpec;
 use vcpu::Vm;
 
 use crate::Error;
@@ -89,14 +90,19 @@ pub fn decide(choice: CpuChoice) -> Decision {
 pub(crate) fn open(
     decision: &Decision,
     memory: Arc<GuestMemory>,
-    vcpu_count: u8,
+    spec: &VmSpec,
 ) -> Result<Arc<dyn Vm>, Error> {
+    let (vcpu_count, cpu_template) = (spec.vcpus.get(), spec.cpu_template.clone());
     let vm = match decision {
         Decision::Kvm(_) => {
-            kvm::KvmVm::new(memory, kvm::Options { vcpu_count, ..kvm::Options::default() })?
+            let &VmSpec { smt, track_dirty_pages, .. } = spec;
+            let options = kvm::Options { vcpu_count, smt, track_dirty_pages, cpu_template };
+            kvm::KvmVm::new(memory, options)?
         }
         Decision::Soft | Decision::SoftInstead(_) => {
-            softcpu::SoftVm::new(memory, softcpu::Options { vcpus: vcpu_count })?
+            let options =
+                softcpu::Options { vcpus: vcpu_count, cpu_template, ..softcpu::Options::default() };
+            softcpu::SoftVm::new(memory, options)?
         }
     };
     Ok(vm)

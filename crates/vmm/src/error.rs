@@ -24,6 +24,15 @@ pub enum Error {
     /// A disk cannot be opened.
     #[error(transparent)]
     Disk(#[from] host::DiskError),
+    /// A tap cannot be opened.
+    #[error(transparent)]
+    Tap(#[from] host::TapError),
+    /// The socket device's socket cannot be made.
+    #[error(transparent)]
+    Vsock(#[from] host::UnixError),
+    /// The host gives no random numbers.
+    #[error("the host gives no random numbers: {0}")]
+    Entropy(io::Error),
     /// The machine cannot be put together: the kernel, its initial RAM disk, or the devices.
     #[error(transparent)]
     Machine(#[from] machine::Error),

@@ -1,44 +1,53 @@
-//! The main thread: waits for standard input, doorbells, signals and the machine's end.
+//! The main thread: waits for the guest's doorbells, the host's side of its devices, standard
+//! input, signals, an API's requests, and the machine's end.
 //!
 //! ```text
 //!   stdin ──room?──▶ Input::bytes ──▶ pending ──▶ Serial::input ──▶ the guest
 //!                                        ▲ what did not fit waits for `room`
+//!   doorbell, tap, alarm ──edge──▶ Notify::notify(queue)
 //! ```
 //!
 //! Standard input is watched only while nothing is pending and the console has room, so that what
 //! the guest does not read stays in the pipe or the terminal, and an idle guest costs nothing.
+//!
+//! While the guest is paused, only requests, signals and the machine's end are looked at; what
+//! queues wait for ([`Watches`]) waits for the resume.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use devices::serial::Serial;
-use host::{Event, EventFd, Poller, SignalFd};
-use virtio::MmioTransport;
+use host::{Event, Poller, SignalFd, TimerFd};
 
-use crate::Error;
 use crate::console::{Input, Wish};
 use crate::control::{Control, End, Stop};
+use crate::controller::Running;
+use crate::guest::Guest;
+use crate::watches::Watches;
+use crate::{Error, metrics};
 
 /// Most bytes read from standard input at a time.
 const READ_MAX: usize = 4096;
 /// How long input waits before it asks again whether the process's output moves.
 const OUTPUT_STUCK_RETRY: Duration = Duration::from_millis(50);
+/// How often metrics are written, if nobody asks for them.
+const METRICS_INTERVAL: Duration = Duration::from_secs(60);
 
 const TOKEN_WAKE: u64 = 0;
 const TOKEN_SIGNAL: u64 = 1;
 const TOKEN_STDIN: u64 = 2;
-/// Doorbell n has token `TOKEN_DOORBELL + n`.
-const TOKEN_DOORBELL: u64 = 16;
+const TOKEN_REQUEST: u64 = 3;
+const TOKEN_METRICS: u64 = 4;
 
-/// A write to a device's notification register that arrives as an event.
-pub(crate) struct Doorbell {
-    /// Raised by the back end.
-    pub event: EventFd,
-    /// Whose register it is.
-    pub transport: Arc<MmioTransport>,
-    /// The queue that is notified.
-    pub queue: u32,
+/// Requests to the running machine, from another thread.
+pub(crate) trait Requests {
+    /// Readable while a request waits.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+
+    /// Answers what waits.
+    fn serve(&mut self, machine: &mut dyn Running);
 }
 
 /// What the main thread looks after.
@@ -47,7 +56,8 @@ pub(crate) struct EventLoop {
     pub serial: Arc<Serial>,
     pub input: Option<Box<dyn Input>>,
     pub signals: Option<SignalFd>,
-    pub doorbells: Vec<Doorbell>,
+    pub watches: Arc<Watches>,
+    pub guest: Guest,
 }
 
 /// Standard input, as the loop sees it.
@@ -65,48 +75,59 @@ enum Stdin {
 
 impl EventLoop {
     /// Runs until the machine ends.
-    pub fn run(mut self) -> Result<End, Error> {
-        let poller = Poller::new().map_err(Error::event_loop)?;
-        let add =
-            |fd: BorrowedFd<'_>, token| poller.add_input(fd, token).map_err(Error::event_loop);
-        add(self.control.wake_event().as_fd(), TOKEN_WAKE)?;
-        if let Some(signals) = &self.signals {
-            add(signals.as_fd(), TOKEN_SIGNAL)?;
-        }
-        for (doorbell, token) in self.doorbells.iter().zip(TOKEN_DOORBELL..) {
-            add(doorbell.event.as_fd(), token)?;
-        }
-        let input = self.input.take();
-        let doorbells = std::mem::take(&mut self.doorbells);
-        let mut console = Feeder::new(input, self.serial.clone());
-        self.turn(&poller, &doorbells, &mut console)
-    }
-
-    fn turn(
-        &self,
-        poller: &Poller,
-        doorbells: &[Doorbell],
-        console: &mut Feeder,
-    ) -> Result<End, Error> {
+    pub fn run(mut self, mut requests: Option<&mut dyn Requests>) -> Result<End, Error> {
+        let watches = self.watches.clone();
+        let running = watches.poller();
+        let paused = self.add_own(running, requests.as_deref()).map_err(Error::event_loop)?;
+        let metrics_timer = TimerFd::new().map_err(Error::event_loop)?;
+        let added = running.add_edge(&metrics_timer, TOKEN_METRICS);
+        added.and_then(|()| metrics_timer.arm(METRICS_INTERVAL)).map_err(Error::event_loop)?;
+        let mut console = Feeder::new(self.input.take(), self.serial.clone());
         let mut ready: Vec<Event> = Vec::new();
         loop {
-            let timeout = console.advance(poller)?;
-            if console.wish == Wish::Leave {
-                self.control.end(End::Stopped(Stop::User));
+            if self.control.is_paused() {
+                paused.wait(&mut ready, None).map_err(Error::event_loop)?;
+            } else {
+                let timeout = console.advance(running)?;
+                if console.wish == Wish::Leave {
+                    self.control.end(End::Stopped(Stop::User));
+                }
+                running.wait(&mut ready, timeout).map_err(Error::event_loop)?;
             }
-            poller.wait(&mut ready, timeout).map_err(Error::event_loop)?;
             for event in &ready {
                 match event.token {
                     TOKEN_WAKE => _ = self.control.wake_event().clear(),
-                    TOKEN_SIGNAL => self.signals(console),
+                    TOKEN_SIGNAL => self.signals(&mut console),
                     TOKEN_STDIN => console.readable = true,
-                    token => ring(doorbells, token),
+                    TOKEN_REQUEST => {
+                        if let Some(requests) = &mut requests {
+                            requests.serve(&mut self.guest);
+                        }
+                    }
+                    TOKEN_METRICS => write_metrics(&metrics_timer),
+                    token => watches.notify(token),
                 }
             }
             if let Some(end) = self.control.take_end() {
                 return Ok(end);
             }
         }
+    }
+
+    /// Adds what is looked at in any case to the `running` poller, and makes the one for the time
+    /// while the guest is paused.
+    fn add_own(&self, running: &Poller, requests: Option<&dyn Requests>) -> io::Result<Poller> {
+        let paused = Poller::new()?;
+        for poller in [running, &paused] {
+            poller.add_input(self.control.wake_event(), TOKEN_WAKE)?;
+            if let Some(signals) = &self.signals {
+                poller.add_input(signals, TOKEN_SIGNAL)?;
+            }
+            if let Some(requests) = requests {
+                poller.add_input(requests.as_fd(), TOKEN_REQUEST)?;
+            }
+        }
+        Ok(paused)
     }
 
     fn signals(&self, console: &mut Feeder) {
@@ -118,12 +139,10 @@ impl EventLoop {
     }
 }
 
-fn ring(doorbells: &[Doorbell], token: u64) {
-    let index = usize::try_from(token - TOKEN_DOORBELL).unwrap_or(usize::MAX);
-    if let Some(doorbell) = doorbells.get(index)
-        && doorbell.event.clear()
-    {
-        doorbell.transport.notify(doorbell.queue);
+fn write_metrics(timer: &TimerFd) {
+    metrics::flush_or_log();
+    if let Err(error) = timer.arm(METRICS_INTERVAL) {
+        log::warn!("metrics are written on request only: their timer failed: {error}");
     }
 }
 
@@ -191,12 +210,12 @@ impl Feeder {
     }
 
     fn watch(&mut self, poller: &Poller, wanted: bool) -> Result<(), Error> {
-        let stdin = std::io::stdin();
+        let stdin = io::stdin();
         match (self.stdin, wanted) {
             (Stdin::Idle, true) => {
                 self.stdin = match poller.add_input(&stdin, TOKEN_STDIN) {
                     Ok(()) => Stdin::Watched,
-                    Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                         Stdin::AlwaysReady
                     }
                     // Standard input may be closed from the start.

@@ -13,16 +13,25 @@
 //! and `sparkler run`. JSON does not come further than `sparkler-vmm`'s `main`.
 #![forbid(unsafe_code)]
 
+mod alarm;
 pub mod args;
 mod console;
 mod control;
+pub mod controller;
 mod cpu;
 mod error;
 mod event_loop;
 mod exit;
+mod guest;
 pub mod logger;
+mod metadata;
+pub mod metrics;
+mod resources;
 mod run;
+mod server;
 mod threads;
+mod watches;
+mod wiring;
 
 pub use api::{FIRECRACKER_VERSION, SNAPSHOT_VERSION};
 pub use console::{Console, Input, Wish};
@@ -31,4 +40,5 @@ pub use cpu::{CHOICES, CpuChoice, Decision, decide};
 pub use devices::status_port::{GuestEvent, GuestEvents};
 pub use error::Error;
 pub use exit::{ExitCode, FATAL_SIGNALS};
+pub use resources::Resources;
 pub use run::{Machine, Observer, Setup, Stage};

@@ -2,23 +2,29 @@
 //! `firecracker` binary.
 //!
 //! ```text
-//!   flags ──args──▶ Arguments ──▶ log ──▶ configuration file ──api──▶ VmSpec ──▶ vmm::run
+//!   flags ──args──▶ Arguments ──▶ log, metrics ──▶ files that flags name ──▶ controller::Process
 //! ```
 //!
 //! All ends meet in [`main`]: it logs how the process ends, says why on standard error, and picks
-//! the exit code. The API socket is not there yet, so a configuration file is.
+//! the exit code.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 use std::process;
+use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{error, info};
+use serde_json::Value;
 use sparkler_vmm::args::{ArgError, Arguments, Help};
-use sparkler_vmm::{
-    CpuChoice, End, ExitCode, FIRECRACKER_VERSION, Machine, SNAPSHOT_VERSION, logger,
-};
+use sparkler_vmm::controller::{Process, ProcessError, StartTime};
+use sparkler_vmm::{CpuChoice, ExitCode, FIRECRACKER_VERSION, SNAPSHOT_VERSION, logger, metrics};
+use spec::InstanceId;
 use thiserror::Error;
+
+/// Largest file with metadata, in bytes, that is read.
+const METADATA_FILE_MAX: u64 = 16 << 20;
 
 fn main() -> process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -48,16 +54,22 @@ enum Failure {
     InvalidInstanceId(String),
     #[error("Invalid value for --cpu: {0}")]
     InvalidCpu(String),
+    #[error("'{0}' parameter expected to be of '{1}' type.")]
+    InvalidNumber(&'static str, &'static str),
     #[error("Logger error: {0}")]
     Logger(String),
-    #[error("The API socket is not available yet: {0}")]
-    NoApi(&'static str),
+    #[error("Could not initialize metrics: {0}")]
+    MetricsInitialization(String),
+    #[error("Unable to open or read from the {what}: {why} (in {path})")]
+    ReadFile { what: &'static str, path: String, why: String },
     #[error("Configuration for VMM from one single json failed: {0}")]
     ParseFromJson(String),
-    #[error("Could not start the microVM from one single json: {0}")]
-    StartMicroVm(String),
+    #[error("MMDS error: metadata provided not valid json: {0}")]
+    ParseMetadata(String),
+    #[error("RunWithApiError error: {0}")]
+    RunWithApi(ProcessError),
     #[error("RunWithoutApiError error: {0}")]
-    RunWithoutApi(String),
+    RunWithoutApi(ProcessError),
 }
 
 impl Failure {
@@ -67,10 +79,13 @@ impl Failure {
             Self::InvalidLogLevel(_) => ExitCode::BadConfiguration,
             Self::InvalidInstanceId(_)
             | Self::InvalidCpu(_)
+            | Self::InvalidNumber(..)
             | Self::Logger(_)
-            | Self::NoApi(_)
+            | Self::MetricsInitialization(_)
+            | Self::ReadFile { .. }
             | Self::ParseFromJson(_)
-            | Self::StartMicroVm(_)
+            | Self::ParseMetadata(_)
+            | Self::RunWithApi(_)
             | Self::RunWithoutApi(_) => ExitCode::Generic,
         }
     }
@@ -80,7 +95,7 @@ fn run(args: &[String]) -> Result<(), Failure> {
     let parsed = Arguments::parse(args);
     // A name that is refused below must not get into the log's lines either.
     let id = parsed.as_ref().ok().and_then(|args| args.value("id"));
-    let id = id.filter(|id| spec::InstanceId::new(*id).is_ok()).unwrap_or("anonymous-instance");
+    let id = id.filter(|id| InstanceId::new(*id).is_ok()).unwrap_or("anonymous-instance");
     logger::start(id);
     let args = parsed.map_err(Failure::ParseArguments)?;
     if args.help_wanted() {
@@ -98,7 +113,10 @@ fn run(args: &[String]) -> Result<(), Failure> {
         return Ok(());
     }
     configure_log(&args)?;
-    run_machine(&args)
+    metrics::flush_on_panic();
+    let process = configure(&args)?;
+    let failure = if args.has("no-api") { Failure::RunWithoutApi } else { Failure::RunWithApi };
+    process.run().map_err(failure)
 }
 
 fn configure_log(args: &Arguments) -> Result<(), Failure> {
@@ -117,55 +135,72 @@ fn configure_log(args: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn run_machine(args: &Arguments) -> Result<(), Failure> {
-    let id = args.value("id").unwrap_or_default();
-    let id =
-        spec::InstanceId::new(id).map_err(|error| Failure::InvalidInstanceId(error.to_string()))?;
+/// All that the flags say about the process, read and checked.
+fn configure(args: &Arguments) -> Result<Process, Failure> {
+    let id = InstanceId::new(args.value("id").unwrap_or_default())
+        .map_err(|error| Failure::InvalidInstanceId(error.to_string()))?;
     let cpu: CpuChoice =
         args.value("cpu").unwrap_or_default().parse().map_err(Failure::InvalidCpu)?;
-    if !args.has("no-api") {
-        return Err(Failure::NoApi("start with --no-api --config-file FILE"));
+    if let Some(path) = args.value("metrics-path") {
+        let config =
+            api::Metrics { metrics_path: path.to_owned(), emit_id: false, properties: None };
+        metrics::configure(id.as_str(), &config)
+            .map_err(|error| Failure::MetricsInitialization(error.to_string()))?;
     }
-    // Without --config-file, --no-api is refused as Firecracker refuses it.
-    let path = args.value("config-file").unwrap_or_default();
-    let config = read_config(path)?;
-    let mut spec = config
-        .to_spec(id)
-        .map_err(|error| Failure::ParseFromJson(format!("{error} (in {path})")))?;
-    spec.boot_timer = args.has("boot-timer");
-    // There is no network device yet; the file's notices said so.
-    spec.network = spec::NetworkInterfaces::default();
-    if args.has("metrics-path") {
-        warn!("metrics are not written by this version");
-    }
-    let machine =
-        Machine::start(spec, cpu).map_err(|error| Failure::StartMicroVm(error.to_string()))?;
-    info!("Successfully started microvm that was configured from one single json");
-    let end = machine.wait();
-    info!("Vmm is stopping.");
-    match end {
-        End::PowerOff | End::Reset | End::Stopped(_) => Ok(()),
-        End::Failed(error) => Err(Failure::RunWithoutApi(error.to_string())),
-    }
+    let payload_bytes_max =
+        number(args, "http-api-max-payload-size", "usize")?.unwrap_or(api::http::PAYLOAD_BYTES_MAX);
+    let micros = |name| Ok(number(args, name, "u64")?.map(Duration::from_micros));
+    let started = StartTime {
+        wall: micros("start-time-us")?,
+        cpu: micros("start-time-cpu-us")?,
+        parent_cpu: micros("parent-cpu-time-us")?,
+    };
+    let config = args.value("config-file").map(read_config).transpose()?;
+    let metadata = args.value("metadata").map(read_metadata).transpose()?;
+    let api_socket = args.value("api-sock").filter(|_| !args.has("no-api")).map(PathBuf::from);
+    Ok(Process {
+        id,
+        cpu,
+        api_socket,
+        config,
+        metadata,
+        payload_bytes_max,
+        metadata_bytes_max: number(args, "mmds-size-limit", "usize")?.unwrap_or(payload_bytes_max),
+        boot_timer: args.has("boot-timer"),
+        started,
+    })
+}
+
+fn number<T: std::str::FromStr>(
+    args: &Arguments,
+    name: &'static str,
+    kind: &'static str,
+) -> Result<Option<T>, Failure> {
+    let parse = |text: &str| text.parse().map_err(|_| Failure::InvalidNumber(name, kind));
+    args.value(name).map(parse).transpose()
 }
 
 fn read_config(path: &str) -> Result<api::VmConfigFile, Failure> {
-    let failed = |why: String| Failure::ParseFromJson(format!("{why} (in {path})"));
-    let file =
-        File::open(path).map_err(|error| failed(format!("cannot open the file: {error}")))?;
+    let text = read_file("configuration file", path, api::CONFIG_FILE_MAX)?;
+    api::VmConfigFile::parse(&text)
+        .map_err(|error| Failure::ParseFromJson(format!("{error} (in {path})")))
+}
+
+fn read_metadata(path: &str) -> Result<Value, Failure> {
+    let text = read_file("mmds content file", path, METADATA_FILE_MAX)?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::ParseMetadata(format!("{error} (in {path})")))
+}
+
+/// The text of a file that a flag names, if it has at most `max` bytes.
+fn read_file(what: &'static str, path: &str, max: u64) -> Result<String, Failure> {
+    let failed = |why: String| Failure::ReadFile { what, path: path.to_owned(), why };
     let mut text = String::new();
-    file.take(api::CONFIG_FILE_MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| failed(format!("cannot read the file: {error}")))?;
-    if text.len() as u64 > api::CONFIG_FILE_MAX {
-        return Err(failed(format!("the file is larger than {} bytes", api::CONFIG_FILE_MAX)));
+    File::open(path)
+        .and_then(|file| file.take(max + 1).read_to_string(&mut text))
+        .map_err(|error| failed(error.to_string()))?;
+    if text.len() as u64 > max {
+        return Err(failed(format!("it is larger than {max} bytes")));
     }
-    let config = api::VmConfigFile::parse(&text).map_err(|error| failed(error.to_string()))?;
-    if let Some(logger) = &config.logger {
-        logger::configure(logger).map_err(|error| Failure::Logger(error.to_string()))?;
-    }
-    for notice in config.notices() {
-        warn!("{notice}");
-    }
-    Ok(config)
+    Ok(text)
 }

@@ -6,26 +6,27 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use devices::block::BlockBackend;
 use devices::serial::Serial;
 use devices::status_port::GuestEvents;
 use host::terminal::RawMode;
-use host::{EventFd, FileDisk, HostEntropy, SignalFd, system};
+use host::{HostEntropy, SignalFd, system};
 use log::{debug, info, warn};
 use machine::Parts;
-use spec::{DriveBackend, SerialOutput, VmSpec};
+use spec::{SerialOutput, VmSpec};
 
 use crate::console::Console;
 use crate::control::{Control, End};
 use crate::cpu::{self, CpuChoice, Decision};
-use crate::event_loop::{Doorbell, EventLoop};
-use crate::{Error, logger, threads};
+use crate::event_loop::{EventLoop, Requests};
+use crate::guest::Guest;
+use crate::resources::Resources;
+use crate::wiring::Wiring;
+use crate::{Error, logger, metrics, threads};
 
 /// How long the vCPUs' threads have to return once the machine ends.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -61,6 +62,26 @@ pub struct Setup {
     pub observer: Arc<dyn Observer>,
     /// Who listens to the guest's init.
     pub guest_events: Option<Arc<dyn GuestEvents>>,
+    /// What is open already of what the specification names.
+    pub resources: Resources,
+    /// What the guest's metadata service tells.
+    pub metadata: mmds::Store,
+}
+
+impl Setup {
+    /// A machine as the `firecracker` binary runs it: the console is this process's standard input
+    /// and output.
+    pub fn plain() -> Result<Self, Error> {
+        Ok(Self {
+            console: Console::plain(),
+            control: Control::new().map_err(Error::event_loop)?,
+            signals: None,
+            observer: Arc::new(Log),
+            guest_events: None,
+            resources: Resources::default(),
+            metadata: mmds::Store::new(mmds::STORE_BYTES_DEFAULT),
+        })
+    }
 }
 
 /// A running machine.
@@ -71,17 +92,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts a machine as the `firecracker` binary does: the console is this process's standard
-    /// input and output, a terminal there is raw, and a fatal signal is logged.
-    pub fn start(spec: VmSpec, cpu: CpuChoice) -> Result<Self, Error> {
+    /// Starts a machine as the `firecracker` binary does: a terminal on standard input is raw, and
+    /// a fatal signal is logged.
+    pub fn start(spec: VmSpec, cpu: CpuChoice, setup: Setup) -> Result<Self, Error> {
         logger::end_on_fatal_signals().map_err(Error::event_loop)?;
-        let setup = Setup {
-            console: Console::plain(),
-            control: Control::new().map_err(Error::event_loop)?,
-            signals: None,
-            observer: Arc::new(Log),
-            guest_events: None,
-        };
         let mut machine = Self::start_with(spec, cpu, setup)?;
         machine._terminal = host::terminal::raw().map_err(Error::event_loop)?;
         Ok(machine)
@@ -93,43 +107,64 @@ impl Machine {
         let cpu_start = system::process_cpu_time();
         check_memory(&spec)?;
         let deciding = thread::spawn(move || cpu::decide(cpu));
-        let disks = open_disks(&spec)?;
+        let taken = setup.resources.take(&spec)?;
         let console = open_console(&spec, setup.console)?;
         let memory = Arc::new(memory::allocate(&memory::ranges(spec.memory.bytes()))?);
         let decision = deciding.join().unwrap_or(Decision::Soft);
         setup.observer.cpu(&decision);
         setup.observer.stage(Stage::CpuChosen);
-        let vm = cpu::open(&decision, memory.clone(), spec.vcpus.get())?;
-        let (power, waker) = (Arc::new(setup.control.clone()), setup.control.clone());
+        let vm = cpu::open(&decision, memory.clone(), &spec)?;
+        let waker = setup.control.clone();
+        let mut wiring = Wiring::new(&spec, taken, &setup.metadata)?;
         let parts = Parts {
-            disks,
+            disks: std::mem::take(&mut wiring.disks),
+            links: std::mem::take(&mut wiring.links),
+            vsock: wiring.vsock.take(),
+            alarms: Box::new(wiring.alarms.clone()),
+            metrics: metrics::registry().clone(),
             serial_output: console.output,
             serial_room: Box::new(move || waker.wake()),
             guest_events: setup.guest_events,
             booted: Some(Box::new(move || log_boot_time(start, cpu_start))),
             real_time_clock: decision.has_real_time_clock(),
-            ..Parts::new(memory, vm, power, Box::new(HostEntropy))
+            ..Parts::new(memory, vm, Arc::new(setup.control.clone()), Box::new(HostEntropy))
         };
         let built = machine::build(&spec, parts)?;
         debug!("machine built: {}", built.timings);
         setup.observer.stage(Stage::KernelLoaded);
-        let doorbells = connect_doorbells(&built)?;
+        let watches = wiring.connect(&built)?;
         setup.observer.stage(Stage::Running);
         threads::start(built.vcpus, &built.io, &setup.control)?;
+        let guest = Guest {
+            control: setup.control.clone(),
+            virtio: built.virtio,
+            i8042: built.i8042,
+            seats: wiring.seats,
+        };
         let event_loop = EventLoop {
             control: setup.control,
             serial: built.serial.clone(),
             input: console.input,
             signals: setup.signals,
-            doorbells,
+            watches,
+            guest,
         };
         Ok(Self { event_loop, serial: built.serial, _terminal: None })
     }
 
+    /// Serves the machine until it ends, and requests to it.
+    pub(crate) fn serve(self, requests: &mut dyn Requests) -> End {
+        self.run(Some(requests))
+    }
+
     /// Serves the machine until it ends.
     pub fn wait(self) -> End {
+        self.run(None)
+    }
+
+    fn run(self, requests: Option<&mut dyn Requests>) -> End {
         let control = self.event_loop.control.clone();
-        let end = self.event_loop.run().unwrap_or_else(End::Failed);
+        let end = self.event_loop.run(requests).unwrap_or_else(End::Failed);
         control.end(End::PowerOff);
         if control.join(JOIN_PATIENCE) {
             self.serial.flush();
@@ -162,21 +197,6 @@ fn check_memory(spec: &VmSpec) -> Result<(), Error> {
     Ok(())
 }
 
-/// The disks' back ends, in the guest's order.
-fn open_disks(spec: &VmSpec) -> Result<Vec<Box<dyn BlockBackend>>, Error> {
-    let mut disks: Vec<Box<dyn BlockBackend>> = Vec::new();
-    for drive in &spec.drives {
-        let (DriveBackend::File(path) | DriveBackend::VhostUser(path)) = drive.backend();
-        let disk = FileDisk::open(path, drive.read_only)?;
-        if disk.excess() > 0 {
-            let (path, excess) = (path.display(), disk.excess());
-            warn!("disk {path}: its last {excess} bytes make no 512-byte sector and are left out");
-        }
-        disks.push(Box::new(disk));
-    }
-    Ok(disks)
-}
-
 /// The console that the specification asks for.
 fn open_console(spec: &VmSpec, console: Console) -> Result<Console, Error> {
     match &spec.serial.output {
@@ -202,17 +222,4 @@ fn log_boot_time(start: Instant, cpu_start: Duration) {
         cpu.as_micros(),
         cpu.as_millis()
     );
-}
-
-/// Asks the back end for a short cut from each queue's notification register to the event loop.
-fn connect_doorbells(built: &machine::Machine) -> Result<Vec<Doorbell>, Error> {
-    let mut connected = Vec::new();
-    for doorbell in built.doorbells() {
-        let event = EventFd::new().map_err(Error::event_loop)?;
-        if built.vm.doorbell(doorbell.address, doorbell.queue, event.as_fd())? {
-            let (transport, queue) = (doorbell.transport, doorbell.queue);
-            connected.push(Doorbell { event, transport, queue });
-        }
-    }
-    Ok(connected)
 }

@@ -49,7 +49,17 @@ fn values_that_make_no_sense() {
     check(&["--level", "loud"], 152, "exit_code=152", "loud");
     check(&["--id", "a b"], 1, "[anonymous-instance:main] Invalid instance ID", "a b");
     check(&["--id", "vm-1", "--cpu", "hard"], 1, "[vm-1:main] Invalid value for --cpu", "hard");
-    check(&["--api-sock", "/tmp/x"], 1, "The API socket is not available yet", "--no-api");
+    check(&["--api-sock", "/no/such/folder/s"], 1, "RunWithApiError error: ", "/no/such/folder/s");
+    let number = "'http-api-max-payload-size' parameter expected to be of 'usize' type.";
+    check(&["--http-api-max-payload-size", "many"], 1, number, "InvalidNumber");
+    check(&["--start-time-us", "now"], 1, "'start-time-us' parameter expected", "InvalidNumber");
+    check(
+        &["--metadata", "/no/such"],
+        1,
+        "read from the mmds content file: No such file",
+        "no/such",
+    );
+    check(&["--metrics-path", "/no/such/m"], 1, "Could not initialize metrics: ", "/no/such/m");
     check(&["--log-path", "/no/such/folder/log"], 1, "/no/such/folder/log", "Logger");
 }
 
@@ -58,7 +68,10 @@ fn log_lines_have_firecrackers_form() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let path = log.to_str().unwrap();
-    vmm(&["--log-path", path, "--show-level", "--show-log-origin", "--id", "vm-1"]);
+    let no_config = "/no/such/config";
+    let run =
+        |flags: &[&str]| vmm(&[&["--log-path", path, "--config-file", no_config], flags].concat());
+    run(&["--show-level", "--show-log-origin", "--id", "vm-1"]);
     let text = std::fs::read_to_string(&log).unwrap();
     let line = text.lines().find(|line| line.contains("Running Firecracker v1.17.0")).unwrap();
     let (time, rest) = line.split_once(' ').unwrap();
@@ -67,7 +80,7 @@ fn log_lines_have_firecrackers_form() {
         "{line}"
     );
     assert!(rest.starts_with("[vm-1:main:INFO:crates/vmm/src/main.rs:"), "{line}");
-    vmm(&["--log-path", path, "--level", "error"]);
+    run(&["--level", "error"]);
     let more = std::fs::read_to_string(&log).unwrap();
     assert!(more.starts_with(&text) && more.len() > text.len(), "the log is appended to");
     assert_eq!(more.matches("Running").count(), 1, "level Error hides it");
@@ -105,8 +118,9 @@ impl Files {
     }
 
     fn refuse_disk(&self, disk: &str, expected: &str) {
+        let kernel = self.write("kernel", b"looked at later");
         let json = format!(
-            r#"{{"boot-source": {{"kernel_image_path": "/k"}}, "drives": [{{"drive_id": "d",
+            r#"{{"boot-source": {{"kernel_image_path": "{kernel}"}}, "drives": [{{"drive_id": "d",
                 "is_root_device": true, "path_on_host": "{disk}"}}]}}"#
         );
         self.refuse(&json, expected);
@@ -114,8 +128,9 @@ impl Files {
     }
 
     fn refuse_size(&self, size: &str, expected: &str) {
+        let kernel = self.write("kernel", b"looked at later");
         let json = format!(
-            r#"{{"boot-source": {{"kernel_image_path": "/k"}}, "drives": [],
+            r#"{{"boot-source": {{"kernel_image_path": "{kernel}"}}, "drives": [],
                 "machine-config": {{{size}}}}}"#
         );
         self.refuse(&json, expected);
@@ -126,15 +141,20 @@ impl Files {
 fn configurations_that_are_none() {
     let files = Files::new();
     let missing = files.path("missing.json");
-    check(&["--no-api", "--config-file", &missing], 1, "cannot open the file", "missing.json");
+    check(
+        &["--no-api", "--config-file", &missing],
+        1,
+        "Unable to open or read from the configuration file",
+        "missing.json",
+    );
     files.refuse("{", "vm.json");
     files.refuse("{}", "missing field `boot-source`");
     files.refuse(r#"{"boot-source": {"kernel": 1}, "drives": []}"#, "unknown field `kernel`");
-    files.refuse_size(r#""vcpu_count": 0, "mem_size_mib": 128"#, "vcpu_count is 0");
-    files.refuse_size(r#""vcpu_count": 33, "mem_size_mib": 128"#, "vcpu_count is 33");
-    files.refuse_size(r#""vcpu_count": 1, "mem_size_mib": 0"#, "mem_size_mib is 0");
+    files.refuse_size(r#""vcpu_count": 0, "mem_size_mib": 128"#, "VcpuCount");
+    files.refuse_size(r#""vcpu_count": 33, "mem_size_mib": 128"#, "VcpuCount");
+    files.refuse_size(r#""vcpu_count": 1, "mem_size_mib": 0"#, "MemorySize");
     // More than fits a machine, and more than any host has that runs this.
-    files.refuse_size(r#""vcpu_count": 1, "mem_size_mib": 99999999"#, "mem_size_mib is 99999999");
+    files.refuse_size(r#""vcpu_count": 1, "mem_size_mib": 99999999"#, "value: 99999999");
     files.refuse_size(r#""vcpu_count": 1, "mem_size_mib": 261120"#, "mem_size_mib is 261120");
     let large = files.write("large.json", &vec![b' '; (1 << 20) + 1]);
     check(&["--no-api", "--config-file", &large], 1, "is larger than", "large.json");
@@ -172,6 +192,6 @@ fn nothing_is_left_behind() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    assert_eq!(names, ["vm.json"]);
+    assert_eq!(names.len(), 2, "the kernel and vm.json: {names:?}");
     assert!(!Path::new(&files.path("missing")).exists());
 }

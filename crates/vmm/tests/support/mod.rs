@@ -6,6 +6,9 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod debian;
+pub mod network;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
