@@ -4,14 +4,23 @@
 //! programs in `fuzz_targets/` hand them to libFuzzer, or replay files where there is none.
 #![forbid(unsafe_code)]
 
+pub mod api_body;
+pub mod api_http;
 pub mod block_request;
+pub mod cpu_config;
 pub mod decoder;
+pub mod image_layers;
 pub mod kernel_loader;
 pub mod legacy_devices;
+pub mod mmds_frames;
+pub mod mmds_http;
 mod source;
 #[cfg(test)]
 mod tests;
+pub mod virtio_balloon;
+pub mod virtio_net;
 pub mod virtio_transport;
+pub mod virtio_vsock;
 
 use std::path::Path;
 

@@ -58,3 +58,48 @@ fn kernel_loader() {
 fn decoder() {
     check("decoder", crate::decoder::run);
 }
+
+#[test]
+fn mmds_frames() {
+    check("mmds_frames", crate::mmds_frames::run);
+}
+
+#[test]
+fn mmds_http() {
+    check("mmds_http", crate::mmds_http::run);
+}
+
+#[test]
+fn virtio_vsock() {
+    check("virtio_vsock", crate::virtio_vsock::run);
+}
+
+#[test]
+fn virtio_net() {
+    check("virtio_net", crate::virtio_net::run);
+}
+
+#[test]
+fn virtio_balloon() {
+    check("virtio_balloon", crate::virtio_balloon::run);
+}
+
+#[test]
+fn cpu_config() {
+    check("cpu_config", crate::cpu_config::run);
+}
+
+#[test]
+fn api_body() {
+    check("api_body", crate::api_body::run);
+}
+
+#[test]
+fn api_http() {
+    check("api_http", crate::api_http::run);
+}
+
+#[test]
+fn image_layers() {
+    check("image_layers", crate::image_layers::run);
+}

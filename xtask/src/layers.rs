@@ -20,6 +20,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("sparkler-kvm", 2),
     ("sparkler-host", 2),
     ("sparkler-mmds", 2),
+    ("sparkler-ext4", 2),
     ("sparkler-boot", 3),
     ("sparkler-machine", 3),
     ("sparkler-cpu-oracle", 4),

@@ -5,10 +5,12 @@
 //! | `ci [--skip-tests]` | formatting, lints, layers, documentation, unit tests |
 //! | `test [--quick]` | sets up what the tests need, and runs all of them (or the unit tests) |
 //! | `bench [boot | kvm]` | criterion's benches; boot times in alternation with QEMU, also with KVM |
+//! | `build` | the static program, checked, in `target/static` |
 //! | `fuzz` | lists the fuzz targets, and how to run them |
 #![forbid(unsafe_code)]
 
 mod bench;
+mod build;
 mod ci;
 mod fuzz;
 mod layers;
@@ -17,8 +19,8 @@ mod test;
 
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot | kvm] | fuzz";
+const USAGE: &str = "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot | kvm] | build | \
+     fuzz";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["bench"] => bench::criterion(),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "kvm"] => bench::kvm(),
+        ["build"] => build::run(),
         ["fuzz"] => fuzz::list(),
         _ => Err(anyhow::anyhow!(USAGE)),
     };

@@ -6,6 +6,7 @@
 
 use std::process::Command;
 
+use crate::build;
 use crate::shell::{self, cargo, has};
 
 /// Which tests run.
@@ -18,7 +19,7 @@ pub enum Extent {
 }
 
 /// (program that shows that it is there, Debian package)
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 19] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("xz", "xz-utils"),
@@ -26,6 +27,18 @@ const PACKAGES: [(&str, &str); 7] = [
     ("cpio", "cpio"),
     ("gcc", "gcc libc6-dev"),
     ("mmdebstrap", "mmdebstrap"),
+    ("setfacl", "acl"),
+    ("setfattr", "attr"),
+    ("setcap", "libcap2-bin"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("buildah", "buildah"),
+    ("docker-registry", "docker-registry"),
+    ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("ssh", "openssh-client"),
+    ("curl", "curl"),
+    ("socat", "socat"),
 ];
 
 /// Runs the tests.
@@ -42,7 +55,8 @@ pub fn run(extent: Extent) -> anyhow::Result<()> {
             shell::run("all tests", &mut cargo(&args))?;
             // A workspace of its own, because its other way of being built needs special flags.
             let fuzz = ["test", "--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target"];
-            shell::run("the bodies of the fuzz targets", &mut cargo(&fuzz))
+            shell::run("the bodies of the fuzz targets", &mut cargo(&fuzz))?;
+            build::run()
         }
     }
 }
