@@ -37,6 +37,13 @@ pub fn kvm() -> anyhow::Result<()> {
     shell::run("boots with KVM", cargo(&args).args(only))
 }
 
+/// Disk and network against QEMU's.
+pub fn io() -> anyhow::Result<()> {
+    let args = ["test", "--release", "--package", "sparkler-vmm", "--test", "bench_io"];
+    let only = ["--", "--ignored", "--nocapture"];
+    shell::run("disk and network", cargo(&args).args(only))
+}
+
 /// Boots in alternation. `args`: `KERNEL INITRD`, or nothing for what the cache holds.
 pub fn boot(args: &[&str]) -> anyhow::Result<()> {
     let build = ["build", "--release", "--package", "sparkler-vmm", "--package", "sparkler"];

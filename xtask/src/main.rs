@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `ci [--skip-tests]` | formatting, lints, layers, documentation, unit tests |
 //! | `test [--quick]` | sets up what the tests need, and runs all of them (or the unit tests) |
-//! | `bench [boot | kvm]` | criterion's benches; boot times in alternation with QEMU, also with KVM |
+//! | `bench [boot | kvm | io]` | criterion's benches; boot times in alternation with QEMU, also with KVM; disk and network |
 //! | `build` | the static program, checked, in `target/static` |
 //! | `fuzz` | lists the fuzz targets, and how to run them |
 #![forbid(unsafe_code)]
@@ -19,7 +19,7 @@ mod test;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot | kvm] | build | \
+const USAGE: &str = "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot | kvm | io] | build | \
      fuzz";
 
 fn main() -> ExitCode {
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         ["bench"] => bench::criterion(),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "kvm"] => bench::kvm(),
+        ["bench", "io"] => bench::io(),
         ["build"] => build::run(),
         ["fuzz"] => fuzz::list(),
         _ => Err(anyhow::anyhow!(USAGE)),

@@ -102,15 +102,12 @@ fn a_file_written_for_firecracker_boots_with_notices() {
     config["machine-config"] = json!({"vcpu_count": 2, "mem_size_mib": 256, "ht_enabled": false});
     config["drives"] = json!([{"drive_id": "d", "path_on_host": disk, "is_root_device": false,
                                "is_read_only": true}]);
-    config["network-interfaces"] = json!([{"iface_id": "eth0", "guest_mac": "02:FC:00:00:00:05",
-                                           "host_dev_name": "fc-88-tap0"}]);
     let output = run(folder.path(), &config, &["--show-level", "--boot-timer"]);
     check(
         &output,
         0,
         &[
             ":WARN] machine-config: ht_enabled is deprecated",
-            ":WARN] network interface eth0 is left out",
             "odd.img: its last 7 bytes make no 512-byte sector",
             "CPU: ",
         ],

@@ -9,10 +9,9 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,14 +25,12 @@ use image::kernel::{Kernel, Source};
 use image::{Cache, Quiet, starter};
 use serde_json::{Value, json};
 
-use support::{Guest, network, skip, tool};
+use support::namespace::{GUEST, HOST, Namespace};
+use support::{Guest, Process, make_disk, namespace, network, skip, tool};
 
 const NAME: &str = "network";
 /// The environment variable with the folder of what the test needs, inside a nested machine.
 const INSIDE: &str = "SPARKLER_TEST_NETWORK";
-/// The user's own addresses: a tap's and the guest's, alone in a network of four.
-const HOST: &str = "169.254.0.21";
-const GUEST: &str = "169.254.0.22";
 const METADATA: &str = "169.254.169.254";
 const MAC: &str = "06:00:AC:10:00:02";
 /// How long the guest may take for one step.
@@ -114,22 +111,12 @@ fn needs() -> Option<(Cache, Kernel, PathBuf)> {
     if !support::has_programs(NAME, &PROGRAMS) {
         return None;
     }
-    if let Err(why) = tool(Command::new("ip").args(["netns", "list"])) {
-        skip(NAME, &format!("there are no network namespaces: {why}"));
-        return None;
-    }
-    if !is_root() {
-        skip(NAME, "taps and network namespaces are for root");
+    if !namespace::are_there(NAME) {
         return None;
     }
     let (cache, kernel) = support::kernel(NAME)?;
     let disk = network::image(NAME, &cache)?;
     Some((cache, kernel, disk))
-}
-
-fn is_root() -> bool {
-    let uid = tool(Command::new("id").arg("-u")).expect("id runs");
-    uid.stdout.trim_ascii() == b"0"
 }
 
 fn initrd(cache: &Cache, kernel: &Kernel) -> Option<PathBuf> {
@@ -411,50 +398,6 @@ fn metrics(vm: &Vm) {
     }
 }
 
-/// A network namespace with a tap, which goes away again.
-struct Namespace {
-    name: String,
-}
-
-impl Namespace {
-    fn new() -> Self {
-        let net = Self { name: format!("sparkler-test-{}", std::process::id()) };
-        tool(Command::new("ip").args(["netns", "add", &net.name])).unwrap();
-        let address = format!("{HOST}/30");
-        for command in [
-            &["ip", "link", "set", "lo", "up"][..],
-            &["ip", "tuntap", "add", "tap0", "mode", "tap"],
-            &["ip", "address", "add", &address, "dev", "tap0"],
-            &["ip", "link", "set", "tap0", "up"],
-        ] {
-            net.run(command);
-        }
-        net
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).args(arguments);
-        command
-    }
-
-    /// Runs a command to its end; what it printed.
-    fn run(&self, arguments: &[&str]) -> String {
-        let output = tool(&mut self.command(arguments)).unwrap_or_else(|why| panic!("{why}"));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn try_run(&self, arguments: &[&str]) -> bool {
-        tool(&mut self.command(arguments)).is_ok()
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
-    }
-}
-
 /// The running machine.
 struct Vm {
     api: Client,
@@ -462,16 +405,6 @@ struct Vm {
     namespace: String,
     folder: tempfile::TempDir,
     process: Process,
-}
-
-/// A process that does not outlive the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Vm {
@@ -608,11 +541,4 @@ impl Vm {
             thread::sleep(Duration::from_millis(50));
         }
     }
-}
-
-/// A disk of `len` bytes that begins with `content`.
-fn make_disk(path: &Path, content: &[u8], len: u64) {
-    let file = File::create(path).unwrap();
-    file.set_len(len).unwrap();
-    file.write_all_at(content, 0).unwrap();
 }

@@ -9,10 +9,11 @@ use super::NestedError;
 /// The package that depends on the newest kernel's.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// The modules to insert, in order, below the kernel's module folder.
-const MODULES: [&str; 3] = [
+const MODULES: [&str; 4] = [
     "kernel/virt/lib/irqbypass.ko",
     "kernel/arch/x86/kvm/kvm.ko",
     "kernel/arch/x86/kvm/kvm-amd.ko",
+    "kernel/drivers/net/tun.ko",
 ];
 
 /// An unpacked kernel.

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod debian;
+pub mod namespace;
 pub mod network;
 
 use std::io::{Read, Write};
@@ -190,4 +191,21 @@ pub fn version_of(program: &str) -> Vec<u8> {
 pub fn copy(from: &Path, to: &Path) {
     // Sparse files stay sparse.
     tool(Command::new("cp").arg("--sparse=always").arg(from).arg(to)).expect("a copy");
+}
+
+/// A process that does not outlive the test.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A disk of `len` bytes that begins with `content`.
+pub fn make_disk(path: &Path, content: &[u8], len: u64) {
+    let file = std::fs::File::create(path).expect("a file");
+    file.set_len(len).expect("its length");
+    std::os::unix::fs::FileExt::write_all_at(&file, content, 0).expect("its content");
 }
