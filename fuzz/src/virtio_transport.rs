@@ -126,7 +126,7 @@ impl VirtioDevice for Toucher {
     fn process_queue(&mut self, index: usize) -> Outcome {
         let active = self.active.as_mut().expect("only an active device is called");
         let Activated { memory, queues, interrupt, .. } = active;
-        queues[index].serve(memory, interrupt, |chain| touch(memory, chain))
+        queues[index].serve(memory, interrupt, |chain| Answer::Used(touch(memory, chain)))
     }
     fn reset(&mut self) {
         self.active = None;

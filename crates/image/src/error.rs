@@ -24,6 +24,11 @@ pub enum Error {
         "no folder for the cache: set SPARKLER_CACHE to one, or HOME, so that ~/.cache/sparkler can be used"
     )]
     NoCacheFolder,
+    /// No place for the store.
+    #[error(
+        "no folder for images: set SPARKLER_DATA to one, or HOME, so that ~/.local/share/sparkler can be used"
+    )]
+    NoDataFolder,
     /// A file has not the format that its name promises.
     #[error("{what} is not as expected: {why}")]
     Format {
@@ -94,7 +99,7 @@ pub enum Error {
         /// The lines that did not take effect.
         options: String,
     },
-    /// A folder does not fit on the disk that is to be made from it.
+    /// A size that no disk can have.
     #[error("{size_mib} MiB is no size for a disk: choose between {min_mib} and {max_mib} MiB")]
     DiskSize {
         /// What was asked for.
@@ -104,6 +109,71 @@ pub enum Error {
         /// The largest possible.
         max_mib: u64,
     },
+    /// A file of an image cannot be in an image.
+    #[error("/{}: {why}", path.trim_start_matches('/'))]
+    Entry {
+        /// Its path in the image.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file system cannot hold it.
+    #[error("{}{source}", at(path))]
+    Ext4 {
+        /// The path in the image that it is about; empty if it is about all.
+        path: String,
+        /// What is wrong.
+        source: ::ext4::Error,
+    },
+    /// A part of an image is not what its digest says.
+    #[error(
+        "{what} is damaged: its digest is {found}, not {expected}; get it again from where it came"
+    )]
+    Digest {
+        /// The part.
+        what: String,
+        /// The digest that it goes by.
+        expected: String,
+        /// The digest that it has.
+        found: String,
+    },
+    /// A name of an image in a registry is none.
+    #[error("`{text}` is no name of an image in a registry: {why}")]
+    Reference {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A registry refused, or did not answer as it should.
+    #[error("the registry at {url}: {why}")]
+    Registry {
+        /// What was asked for.
+        url: String,
+        /// What came of it.
+        why: String,
+        /// The HTTP status, where that says it; else 0.
+        status: u16,
+    },
+    /// A name of an image in the store is none.
+    #[error(
+        "`{0}` is no name of an image: it has letters, digits, and `.`, `_`, `-`, `/` or one `:` between them"
+    )]
+    ImageName(String),
+    /// No image has this name.
+    #[error("there is no image `{0}`; `sparkler image ls` lists those that there are")]
+    NoImage(String),
+    /// Several images begin with this.
+    #[error("`{0}` is the beginning of several images' numbers; write more of it")]
+    ManyImages(String),
+    /// A distribution's release that is not known.
+    #[error("`{text}` is no release that sparkler knows: {known}")]
+    Suite {
+        /// What was given.
+        text: String,
+        /// What there is.
+        known: String,
+    },
 }
 
 impl Error {
@@ -111,9 +181,31 @@ impl Error {
         Error::Format { what: what.into(), why: why.into() }
     }
 
+    pub(crate) fn entry(path: &[u8], why: impl Into<String>) -> Self {
+        Error::Entry { path: String::from_utf8_lossy(path).into_owned(), why: why.into() }
+    }
+
+    /// With the name of what it was found in, where the message does not have one.
+    pub(crate) fn within(self, name: &str) -> Self {
+        match self {
+            Error::Format { what, why } => {
+                Error::Format { what: name.to_owned(), why: format!("{what}: {why}") }
+            }
+            Error::Entry { path, why } => {
+                Error::Format { what: name.to_owned(), why: format!("/{path}: {why}") }
+            }
+            other => other,
+        }
+    }
+
     /// For `map_err`: names the action and the path of a failed file operation.
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
         move |source| Error::File { action, path, source }
     }
+}
+
+/// A path in front of a message, if there is one.
+fn at(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
 }

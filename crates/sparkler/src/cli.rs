@@ -1,10 +1,14 @@
 //! The command line as it is typed: one type a verb. What it means is in `cmd`.
 
+pub mod image;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use vmm::CpuChoice;
+
+use self::image::ImageVerb;
 
 /// Linux virtual machines in a click.
 #[derive(Debug, Parser)]
@@ -22,6 +26,9 @@ pub enum Verb {
     Run(RunArgs),
     /// Find out what this host offers, and what to do about what it does not
     Doctor(DoctorArgs),
+    /// Make, get and list images
+    #[command(subcommand)]
+    Image(ImageVerb),
     /// Get, build and list kernels
     #[command(subcommand)]
     Kernel(KernelVerb),
@@ -111,6 +118,13 @@ pub enum KernelVerb {
         /// Print the newest of each kind with initramfs and command line, for programs
         #[arg(long)]
         paths: bool,
+    },
+    /// Remove kernels from the cache
+    Rm {
+        /// `debian` or `microvm`
+        name: String,
+        /// Only this version; by default all
+        version: Option<String>,
     },
 }
 

@@ -30,6 +30,7 @@ fn dispatch(verb: &Verb, start: Instant) -> anyhow::Result<ExitCode> {
     let done = match verb {
         Verb::Run(args) => return cmd::run::run(args, start),
         Verb::Doctor(args) => cmd::doctor::run(args),
+        Verb::Image(verb) => cmd::image::run(verb),
         Verb::Kernel(verb) => cmd::kernel::run(verb),
         Verb::Completions { shell } => cmd::completions::run(*shell),
         Verb::Version => {

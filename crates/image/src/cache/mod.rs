@@ -167,6 +167,25 @@ impl Cache {
         Ok(Entry { folder, manifest })
     }
 
+    /// Makes a finished folder the entry of this name, unless there is one.
+    pub(crate) fn adopt(
+        &self,
+        kind: &'static str,
+        name: &str,
+        work: Temporary,
+        notes: Vec<(&'static str, String)>,
+    ) -> Result<Entry> {
+        let folder = self.root.join(kind).join(name);
+        let _lock = self.lock(&format!("{kind}-{name}"))?;
+        if let Some(entry) = load(&folder) {
+            return Ok(entry);
+        }
+        let manifest = Manifest::of(work.path(), notes)?;
+        manifest.write(work.path())?;
+        self.replace(&work, &folder)?;
+        Ok(Entry { folder, manifest })
+    }
+
     /// The complete entries of one kind, newest first.
     pub fn list(&self, kind: &str) -> Vec<Entry> {
         let folders = fs::read_dir(self.root.join(kind)).into_iter().flatten().flatten();
@@ -177,11 +196,32 @@ impl Cache {
 
     /// Waits for the lock of this name and holds it until the result is dropped.
     pub(crate) fn lock(&self, name: &str) -> Result<File> {
-        let path = self.root.join(LOCKS).join(name);
-        let file = File::options().create(true).append(true).open(&path);
-        let file = file.map_err(Error::file("open", &path))?;
+        let (file, path) = self.lock_file(name)?;
         file.lock().map_err(Error::file("lock", &path))?;
         Ok(file)
+    }
+
+    /// The same, together with others that do not need it for themselves.
+    pub(crate) fn lock_shared(&self, name: &str) -> Result<File> {
+        let (file, path) = self.lock_file(name)?;
+        file.lock_shared().map_err(Error::file("lock", &path))?;
+        Ok(file)
+    }
+
+    /// The same, if nobody has it now.
+    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<File>> {
+        let (file, path) = self.lock_file(name)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(Error::file("lock", &path)(error)),
+        }
+    }
+
+    fn lock_file(&self, name: &str) -> Result<(File, PathBuf)> {
+        let path = self.root.join(LOCKS).join(name);
+        let file = File::options().create(true).append(true).open(&path);
+        Ok((file.map_err(Error::file("open", &path))?, path))
     }
 
     /// A folder for work, removed when the result is dropped.

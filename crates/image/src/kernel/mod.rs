@@ -72,6 +72,20 @@ pub fn list(cache: &Cache, source: Source) -> Result<Vec<Kernel>> {
     cache.list(source.kind()).into_iter().map(|entry| Kernel::from_entry(source, &entry)).collect()
 }
 
+/// Removes the kernels of one source from the cache, or only those of a version; what was removed.
+/// Machines that run keep theirs.
+pub fn remove(cache: &Cache, source: Source, version: Option<&str>) -> Result<Vec<Kernel>> {
+    let mut removed = Vec::new();
+    for entry in cache.list(source.kind()) {
+        let kernel = Kernel::from_entry(source, &entry)?;
+        if version.is_none_or(|version| kernel.version == version) {
+            entry.remove()?;
+            removed.push(kernel);
+        }
+    }
+    Ok(removed)
+}
+
 /// The kernel to use where none was named: a compiled one if there is one,
 /// else Debian's, which is fetched if it is not in the cache.
 pub fn default(cache: &Cache, progress: &dyn Progress) -> Result<Kernel> {

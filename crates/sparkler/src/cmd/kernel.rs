@@ -1,9 +1,9 @@
-//! `sparkler kernel pull`, `build` and `ls`.
+//! `sparkler kernel pull`, `build`, `ls` and `rm`.
 
 use std::io::Write;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::kernel::cmdline::Features;
 use image::kernel::{self, Kernel, Source};
 use image::{Cache, starter};
@@ -22,6 +22,7 @@ pub fn run(verb: &KernelVerb) -> Result<()> {
         KernelVerb::Build => made(&cache, kernel::build),
         KernelVerb::Ls { paths: false } => list(&cache),
         KernelVerb::Ls { paths: true } => list_paths(&cache),
+        KernelVerb::Rm { name, version } => remove(&cache, name, version.as_deref()),
     }
 }
 
@@ -69,8 +70,23 @@ fn list_paths(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
+fn remove(cache: &Cache, name: &str, version: Option<&str>) -> Result<()> {
+    let known = SOURCES.iter().find(|(known, _)| *known == name);
+    let (_, source) =
+        known.with_context(|| format!("no kernel `{name}`: write debian or microvm"))?;
+    let removed = kernel::remove(cache, *source, version)?;
+    anyhow::ensure!(
+        !removed.is_empty(),
+        "there is no such kernel; `sparkler kernel ls` lists them"
+    );
+    for kernel in removed {
+        println!("removed {name} {}, {} MiB", kernel.version, kernel.size >> 20);
+    }
+    Ok(())
+}
+
 /// How long ago, in one unit.
-fn age(made: SystemTime) -> String {
+pub fn age(made: SystemTime) -> String {
     let seconds = made.elapsed().map_or(0, |age| age.as_secs());
     match seconds {
         0..3600 => format!("{} min", seconds / 60),

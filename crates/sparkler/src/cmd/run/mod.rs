@@ -43,6 +43,7 @@ pub fn run(args: &RunArgs, start: Instant) -> anyhow::Result<ExitCode> {
         signals: Some(signals),
         observer: guest.clone(),
         guest_events: Some(guest),
+        ..Setup::plain()?
     };
     let machine = Machine::start_with(plan.spec, args.cpu.into(), setup)?;
     let terminal = match plan.kind {

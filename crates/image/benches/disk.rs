@@ -1,0 +1,121 @@
+//! Making disks, in alternation with the tools that everybody has.
+//!
+//! `cargo bench --package sparkler-image -- TREE.tar` unpacks the archive of a system's files and
+//! makes disks of the folder, by `mke2fs -d` and by ours; then of the archive as `docker save`
+//! would hold it, beside `tar -x` of the same. The median of five runs counts. Everything has been
+//! read once before, so that the disk of the host counts for neither.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use sparkler_image::ext4::{Owner, Recipe};
+use sparkler_image::source::{Hints, Source};
+use sparkler_image::store::{Name, Store};
+use sparkler_image::tree::Tree;
+use sparkler_image::{Quiet, ext4, folder};
+
+const RUNS: usize = 5;
+
+fn main() -> ExitCode {
+    // Cargo adds arguments of its own.
+    let Some(archive) = std::env::args().skip(1).find(|arg| !arg.starts_with('-')) else {
+        println!("usage: cargo bench --package sparkler-image -- TREE.tar");
+        return ExitCode::SUCCESS;
+    };
+    let archive = fs::canonicalize(archive).expect("the archive");
+    let work = tempfile::tempdir_in(archive.parent().expect("its folder")).expect("a folder");
+    let work = work.path();
+    let tree = work.join("tree");
+    unpack(&archive, &tree);
+    println!("| what | ours | theirs | ratio |\n| --- | --- | --- | --- |");
+    compare(
+        "a folder to a disk, `mke2fs -d`",
+        |number| our_disk(&tree, &work.join(format!("ours{number}.ext4"))),
+        |number| mke2fs(&tree, work, number),
+    );
+    let saved = save(&archive, work);
+    compare(
+        "`docker save` to a disk, `tar -x`",
+        |number| convert(&saved, &work.join(format!("store{number}"))),
+        |number| unpack(&archive, &work.join(format!("unpacked{number}"))),
+    );
+    ExitCode::SUCCESS
+}
+
+/// Times both in turn; each run has a number, so that it need not remove what others made.
+fn compare(what: &str, ours: impl Fn(usize), theirs: impl Fn(usize)) {
+    let (mut our, mut their) = (Vec::new(), Vec::new());
+    for number in 0..RUNS {
+        our.push(time(|| ours(number)));
+        their.push(time(|| theirs(number)));
+    }
+    let (our, their) = (median(our), median(their));
+    let ratio = our.as_secs_f64() / their.as_secs_f64();
+    println!("| {what} | {:.0} ms | {:.0} ms | {ratio:.2} |", ms(our), ms(their));
+}
+
+fn our_disk(tree: &Path, out: &Path) {
+    let mut files = Tree::new();
+    folder::read_into(&mut files, tree, Owner::Same, &Quiet).expect("a folder");
+    ext4::write(files, &Recipe::default(), out, &Quiet).expect("a disk");
+}
+
+fn mke2fs(tree: &Path, work: &Path, number: usize) {
+    let out = work.join(format!("theirs{number}.ext4"));
+    let size = fs::metadata(work.join(format!("ours{number}.ext4"))).expect("ours").len();
+    File::create(&out).and_then(|file| file.set_len(size)).expect("a file");
+    let mut command = Command::new("/usr/sbin/mke2fs");
+    command.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-d"]).arg(tree).arg(&out);
+    assert!(command.status().expect("mke2fs").success());
+}
+
+fn unpack(archive: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder");
+    let mut command = Command::new("tar");
+    command.arg("-xf").arg(archive).arg("-C").arg(to).args(["--exclude=./dev/*"]);
+    assert!(command.status().expect("tar").success());
+}
+
+/// What `docker save` would make of an image with this one layer.
+fn save(archive: &Path, work: &Path) -> std::path::PathBuf {
+    use sparkler_image::oci::digest::Digest;
+    let diff_id = Digest::of(&fs::read(archive).expect("the archive"));
+    let config =
+        format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{"diff_ids":["{diff_id}"]}}}}"#);
+    let name = format!("{}.json", Digest::of(config.as_bytes()).hex());
+    let manifest = format!(r#"[{{"Config":"{name}","RepoTags":["x:1"],"Layers":["layer.tar"]}}]"#);
+    let saved = work.join("saved.tar");
+    let mut builder = tar::Builder::new(File::create(&saved).expect("a file"));
+    builder.append_path_with_name(archive, "layer.tar").expect("the layer");
+    for (name, text) in [(name.as_str(), config), ("manifest.json", manifest)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        builder.append_data(&mut header, name, text.as_bytes()).expect("a member");
+    }
+    builder.finish().expect("an archive");
+    saved
+}
+
+fn convert(saved: &Path, folder: &Path) {
+    let store = Store::at(folder).expect("a store");
+    let source = Source::parse(&saved.display().to_string(), &Hints::default()).expect("a source");
+    let name = Name::parse("x").expect("a name");
+    source.make(&store, &name, &Recipe::default(), &Quiet).expect("an image");
+}
+
+fn time(act: impl Fn()) -> Duration {
+    let start = Instant::now();
+    act();
+    start.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
