@@ -44,6 +44,8 @@ const FLAGS: &[Flag] = &[
         default: Some("auto"),
         ..value("cpu", "What runs the guest's code: kvm, soft, or auto for the better one.")
     },
+    value("describe-snapshot", "Print the version of a snapshot's file (not supported yet)."),
+    switch("enable-pci", "Put the devices on a PCI bus (not supported yet)."),
     Flag {
         default: Some("51200"),
         ..value("http-api-max-payload-size", "Largest body of an API request, in bytes.")
@@ -67,6 +69,10 @@ const FLAGS: &[Flag] = &[
     },
     switch("no-seccomp", "Run without system call filters (there are none yet)."),
     value("parent-cpu-time-us", "CPU time that the parent used before this process, in us."),
+    Flag {
+        forbids: &["no-seccomp"],
+        ..value("seccomp-filter", "Compiled system call filters (not applied yet).")
+    },
     switch("show-level", "Name the level in each log line."),
     switch("show-log-origin", "Name the place in the source in each log line."),
     switch("snapshot-version", "Print the version of the snapshot format, and end."),

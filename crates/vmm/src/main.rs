@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
 
-use log::{error, info};
+use log::{error, info, warn};
 use serde_json::Value;
 use sparkler_vmm::args::{ArgError, Arguments, Help};
 use sparkler_vmm::controller::{Process, ProcessError, StartTime};
@@ -62,6 +62,8 @@ enum Failure {
     MetricsInitialization(String),
     #[error("Unable to open or read from the {what}: {why} (in {path})")]
     ReadFile { what: &'static str, path: String, why: String },
+    #[error("{0} is not supported by this version: {1}; leave it out")]
+    Unsupported(&'static str, &'static str),
     #[error("Configuration for VMM from one single json failed: {0}")]
     ParseFromJson(String),
     #[error("MMDS error: metadata provided not valid json: {0}")]
@@ -82,6 +84,7 @@ impl Failure {
             | Self::InvalidNumber(..)
             | Self::Logger(_)
             | Self::MetricsInitialization(_)
+            | Self::Unsupported(..)
             | Self::ReadFile { .. }
             | Self::ParseFromJson(_)
             | Self::ParseMetadata(_)
@@ -112,7 +115,16 @@ fn run(args: &[String]) -> Result<(), Failure> {
         println!("v{SNAPSHOT_VERSION}");
         return Ok(());
     }
+    if args.has("describe-snapshot") {
+        return Err(Failure::Unsupported("--describe-snapshot", "there are no snapshots yet"));
+    }
+    if args.has("enable-pci") {
+        return Err(Failure::Unsupported("--enable-pci", "devices are on MMIO only"));
+    }
     configure_log(&args)?;
+    if args.has("seccomp-filter") {
+        warn!("--seccomp-filter is not applied: this version has no system call filters");
+    }
     metrics::flush_on_panic();
     let process = configure(&args)?;
     let failure = if args.has("no-api") { Failure::RunWithoutApi } else { Failure::RunWithApi };

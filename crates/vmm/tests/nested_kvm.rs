@@ -109,7 +109,7 @@ impl<'a> Stage<'a> {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         symlink(&kernel.vmlinux, at("kernel")).unwrap();
-        symlink(program(), at("sparkler-vmm")).unwrap();
+        symlink(support::vmm(), at("sparkler-vmm")).unwrap();
         let disk = starter::disk(cache, DISK_MIB, &Quiet).unwrap();
         support::copy(&disk, &at("disk"));
         Stage { cache, kernel, folder }
@@ -158,7 +158,7 @@ impl<'a> Stage<'a> {
             .map(|path| (path.clone(), format!("{FOLDER}/{}", path.file_name().unwrap().display())))
             .collect();
         let mut libraries: Vec<PathBuf> = Vec::new();
-        for program in more.iter().copied().chain([program().as_path()]) {
+        for program in more.iter().copied().chain([support::vmm().as_path()]) {
             libraries.extend(nested::libraries(program).unwrap());
         }
         libraries.extend(more.iter().map(|path| path.to_path_buf()));
@@ -178,12 +178,6 @@ impl<'a> Stage<'a> {
             Err(error) => panic!("{error}"),
         }
     }
-}
-
-/// The program under test; `SPARKLER_TEST_VMM` names another build of it.
-fn program() -> PathBuf {
-    let other = std::env::var_os("SPARKLER_TEST_VMM").map(PathBuf::from);
-    other.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_sparkler-vmm")))
 }
 
 /// How often each VMM starts; the median counts.

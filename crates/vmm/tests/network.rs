@@ -37,6 +37,7 @@ const MAC: &str = "06:00:AC:10:00:02";
 const PATIENCE: Duration = Duration::from_secs(120);
 const NESTED_PATIENCE: Duration = Duration::from_secs(420);
 const MIB: u64 = 1 << 20;
+const MEMORY_MIB: u32 = 256;
 /// Programs of the host: (program, Debian package).
 const PROGRAMS: [(&str, &str); 5] = [
     ("ip", "iproute2"),
@@ -61,7 +62,7 @@ struct Stage {
 fn a_guest_with_everything_on_the_software_cpu() {
     let Some((cache, kernel, disk)) = needs() else { return };
     let stage = Stage {
-        vmm: env!("CARGO_BIN_EXE_sparkler-vmm").into(),
+        vmm: support::vmm(),
         cpu: "soft",
         initrd: initrd(&cache, &kernel),
         command_line: Guest::new(&kernel, "").command_line(),
@@ -72,13 +73,47 @@ fn a_guest_with_everything_on_the_software_cpu() {
 }
 
 #[test]
+fn metadata_without_tokens_from_files() {
+    if !support::has_programs(NAME, &PROGRAMS) || !namespace::are_there(NAME) {
+        return;
+    }
+    let Some((cache, kernel)) = support::kernel(NAME) else { return };
+    let net = Namespace::new();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let script = format!(
+        "ip route add {METADATA} dev eth0\n\
+         echo name=$(wget -q -O - http://{METADATA}/meta/name)\n\
+         echo keys=$(wget -q -O - http://{METADATA}/meta)\n\
+         wget -q -O - http://{METADATA}/none || echo missing"
+    );
+    let mut initrd = fs::read(starter::initramfs(&cache, &kernel, &Quiet).unwrap()).unwrap();
+    initrd.extend(starter::command_overlay::<_, &str>(&["sh", "-c", &script], &[]).unwrap());
+    fs::write(at("initrd"), initrd).unwrap();
+    fs::write(at("metadata"), r#"{"meta": {"name": "from a file", "zone": "a"}}"#).unwrap();
+    let mut guest = Guest::new(&kernel, &format!("ip={GUEST}::{HOST}:255.255.255.252::eth0:off"));
+    guest.initrd = Some(at("initrd"));
+    let mut config = guest.config();
+    config["network-interfaces"] = json!([{"iface_id": "eth0", "host_dev_name": "tap0"}]);
+    config["mmds-config"] = json!({"network_interfaces": ["eth0"]});
+    fs::write(at("vm.json"), config.to_string()).unwrap();
+    let mut command = net.command(&[&support::vmm().display().to_string()]);
+    command.args(["--no-api", "--cpu", "soft", "--config-file"]).arg(at("vm.json"));
+    let ended = support::finish(command.arg("--metadata").arg(at("metadata")), PATIENCE);
+    assert_eq!(ended.status, Some(0), "{}", ended.text);
+    for line in ["name=from a file", "keys=name zone", "missing"] {
+        assert!(ended.text.lines().any(|own| own == line), "no {line:?} in {}", ended.text);
+    }
+}
+
+#[test]
 fn a_guest_with_everything_on_kvm() {
     let Some((cache, kernel, disk)) = needs() else { return };
     let fitness = kvm::probe::probe();
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     fs::write(at("command-line"), Guest::new(&kernel, "").command_line()).unwrap();
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sparkler-vmm"), at("sparkler-vmm")).unwrap();
+    std::os::unix::fs::symlink(support::vmm(), at("sparkler-vmm")).unwrap();
     std::os::unix::fs::symlink(&kernel.vmlinux, at("kernel")).unwrap();
     std::os::unix::fs::symlink(&disk, at("disk")).unwrap();
     if let Some(initrd) = initrd(&cache, &kernel) {
@@ -202,6 +237,7 @@ fn scenario(stage: &Stage) {
     pause(&vm, &net);
     step("metrics");
     metrics(&vm);
+    step(&format!("{} KiB of memory besides the guest's", vm.own_memory() >> 10));
     step("end");
     vm.end();
 }
@@ -440,7 +476,7 @@ impl Vm {
             .unwrap();
         let size = MachineConfigUpdate {
             vcpu_count: Some(1),
-            mem_size_mib: Some(256),
+            mem_size_mib: Some(MEMORY_MIB as usize),
             ..MachineConfigUpdate::default()
         };
         self.api.patch_machine_config(&size).unwrap();
@@ -524,6 +560,21 @@ impl Vm {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
+    }
+
+    /// Bytes of memory that the VMM itself uses: all but the mapping that is the guest's RAM.
+    fn own_memory(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/smaps", self.process.0.id())).unwrap();
+        let (mut own, mut is_ram) = (0, false);
+        for line in text.lines() {
+            let kib = || line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+            if line.starts_with("Size:") {
+                is_ram = kib().is_some_and(|kib| kib << 10 == u64::from(MEMORY_MIB) * MIB);
+            } else if line.starts_with("Rss:") && !is_ram {
+                own += kib().unwrap_or(0) << 10;
+            }
+        }
+        own
     }
 
     /// Ends the guest from the inside; the process ends with it.

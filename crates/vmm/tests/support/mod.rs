@@ -193,6 +193,12 @@ pub fn copy(from: &Path, to: &Path) {
     tool(Command::new("cp").arg("--sparse=always").arg(from).arg(to)).expect("a copy");
 }
 
+/// The program under test; `SPARKLER_TEST_VMM` names another build of it.
+pub fn vmm() -> PathBuf {
+    let other = std::env::var_os("SPARKLER_TEST_VMM").map(PathBuf::from);
+    other.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_sparkler-vmm")))
+}
+
 /// A process that does not outlive the test.
 pub struct Process(pub Child);
 

@@ -1,6 +1,7 @@
 //! A network namespace for one test, with a tap for its guest.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{skip, tool};
 
@@ -32,7 +33,9 @@ pub struct Namespace {
 impl Namespace {
     /// A namespace with tap0, which has the host's address.
     pub fn new() -> Self {
-        let net = Self { name: format!("sparkler-test-{}", std::process::id()) };
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let net = Self { name: format!("sparkler-test-{}-{number}", std::process::id()) };
         tool(Command::new("ip").args(["netns", "add", &net.name])).unwrap();
         let address = format!("{HOST}/30");
         for command in [
