@@ -6,8 +6,8 @@ use std::thread;
 use bus::IoSpace;
 use vcpu::{Exit, Vcpu};
 
-use crate::Error;
 use crate::control::{Control, End, Gate};
+use crate::{Error, metrics};
 
 /// Starts a thread for each vCPU. They run until the machine ends.
 pub(crate) fn start(
@@ -34,10 +34,15 @@ fn run(id: usize, mut vcpu: Box<dyn Vcpu>, io: &Arc<IoSpace>, control: &Control)
         match vcpu.run(io) {
             Ok(Exit::Kicked) => {}
             Ok(Exit::Reset) => control.end(End::Reset),
-            Ok(Exit::TripleFault) => control.end(End::Failed(Error::TripleFault { id })),
-            Err(error) => control.end(End::Failed(error.into())),
+            Ok(Exit::TripleFault) => fail(control, Error::TripleFault { id }),
+            Err(error) => fail(control, error.into()),
         }
     }
     drop(vcpu);
     control.remove_thread();
+}
+
+fn fail(control: &Control, error: Error) {
+    metrics::registry().vcpu.failures.inc();
+    control.end(End::Failed(error));
 }
