@@ -52,9 +52,16 @@ pub enum Verdict {
 }
 
 impl Oracle {
-    /// Maps the pages and makes the guest. There can be one oracle in a process at a time.
-    pub fn new() -> Result<Self> {
-        Ok(Self { native: Native::new()?, soft: Soft::new()? })
+    /// Maps the pages and makes the guest, whose blocks are translated as `jit` says. There can be
+    /// one oracle in a process at a time.
+    pub fn new(jit: Option<softcpu::JitOptions>) -> Result<Self> {
+        Ok(Self { native: Native::new()?, soft: Soft::new(jit)? })
+    }
+
+    /// Puts another software CPU in place, whose blocks are translated as `jit` says.
+    pub fn set_jit(&mut self, jit: Option<softcpu::JitOptions>) -> Result<()> {
+        self.soft = Soft::new(jit)?;
+        Ok(())
     }
 
     /// Generates case `number` of `seed` and runs it on both sides.

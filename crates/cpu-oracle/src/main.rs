@@ -23,6 +23,12 @@ struct Arguments {
     /// Stop after this many differences.
     #[arg(long, default_value_t = 20)]
     differences: u64,
+    /// Leave all code to the interpreter. Otherwise every block is translated.
+    #[arg(long)]
+    no_jit: bool,
+    /// Compare each translated block with the interpreter, too.
+    #[arg(long)]
+    verify: bool,
     /// Print each case before it runs.
     #[arg(long)]
     show: bool,
@@ -32,7 +38,12 @@ const PROGRESS: Duration = Duration::from_secs(10);
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let mut oracle = Oracle::new()?;
+    let jit = softcpu::JitOptions {
+        threshold: 0,
+        verify: arguments.verify,
+        ..softcpu::JitOptions::DEFAULT
+    };
+    let mut oracle = Oracle::new((!arguments.no_jit).then_some(jit))?;
     let (mut different, mut skipped, mut regular) = (0, 0, 0u64);
     let start = Instant::now();
     let mut reported = start;

@@ -70,10 +70,11 @@ pub struct Soft {
 
 impl Soft {
     /// Makes the guest.
-    pub fn new() -> Result<Self> {
+    pub fn new(jit: Option<softcpu::JitOptions>) -> Result<Self> {
         let memory = Arc::new(memory::allocate(&[(GuestAddress(0), RAM_LEN)])?);
         lay_out(&memory)?;
-        let vm = softcpu::SoftVm::new(memory.clone(), softcpu::Options::default())?;
+        let options = softcpu::Options { jit, ..softcpu::Options::default() };
+        let vm = softcpu::SoftVm::new(memory.clone(), options)?;
         let cpu = vm.vcpu(0)?;
         let kicker = cpu.kicker();
         let ends = Arc::new(Ends { vector: AtomicU64::new(NO_VECTOR), kicker: kicker.clone() });

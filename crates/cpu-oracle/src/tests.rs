@@ -1,12 +1,21 @@
 //! A short run, and what the parts promise.
 
+use softcpu::JitOptions;
+
 use crate::{Oracle, Verdict, case::Fix, generate};
 
 const CASES: u64 = 20_000;
 
 #[test]
-fn software_and_host_agree() {
-    let mut oracle = Oracle::new().expect("an oracle");
+fn interpreter_translator_and_host_agree() {
+    let mut oracle = Oracle::new(None).expect("an oracle");
+    check(&mut oracle);
+    let every_block = JitOptions { threshold: 0, ..JitOptions::default() };
+    oracle.set_jit(Some(every_block)).expect("another CPU");
+    check(&mut oracle);
+}
+
+fn check(oracle: &mut Oracle) {
     let mut skipped = 0;
     for number in 0..CASES {
         match oracle.check(1, number).expect("both sides run") {

@@ -2,9 +2,13 @@
 //!
 //! | arguments | what it does |
 //! | --- | --- |
-//! | `--cpu kvm|soft [--only PART] [--on-tcg]` | runs the cases whose name has PART; status 0 if none failed |
+//! | `--cpu CPU [--only PART] [--on-tcg]` | runs the cases whose name has PART; status 0 if none failed |
 //! | `--probe [--patient]` | the fitness probe of this host's KVM; status 0 if it is fit |
 //! | `--nested COMMAND [FILE]...` | runs COMMAND in a nested machine, with FILEs in its /files |
+//!
+//! CPU is `kvm`; `soft`, the software CPU as machines have it; `interpreter`, without its translator;
+//! `translator`, with every block translated when it first runs; or `verify`, which also compares
+//! each with the interpreter.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,9 +18,10 @@ use std::time::Duration;
 use guest_suite::{Case, CaseResult, MakeVm, VCPUS, Verdict, nested};
 use kvm::probe::{Fitness, Limits};
 use memory::GuestMemory;
+use softcpu::JitOptions;
 use vcpu::{Error, Vm};
 
-const USAGE: &str = "usage: guest-suite --cpu kvm|soft [--only PART-OF-A-NAME] [--on-tcg] | --probe [--patient] | \
+const USAGE: &str = "usage: guest-suite --cpu kvm|soft|interpreter|translator|verify [--only PART-OF-A-NAME] [--on-tcg] | --probe [--patient] | \
                      --nested COMMAND [FILE]...";
 
 fn main() -> ExitCode {
@@ -36,7 +41,10 @@ fn main() -> ExitCode {
     };
     let make_vm: MakeVm<'_> = match cpu {
         "kvm" => &make_kvm,
-        "soft" => &make_soft,
+        "soft" => &|memory| make_soft(memory, Some(JitOptions::default())),
+        "interpreter" => &|memory| make_soft(memory, None),
+        "translator" => &|memory| make_soft(memory, Some(EVERY_BLOCK)),
+        "verify" => &|memory| make_soft(memory, Some(JitOptions { verify: true, ..EVERY_BLOCK })),
         _ => return usage(),
     };
     let cases = guest_suite::all().iter().filter(|c| c.name.contains(only));
@@ -73,8 +81,11 @@ fn make_kvm(memory: Arc<GuestMemory>) -> Result<Arc<dyn Vm>, Error> {
     kvm::KvmVm::new(memory, options)
 }
 
-fn make_soft(memory: Arc<GuestMemory>) -> Result<Arc<dyn Vm>, Error> {
-    softcpu::SoftVm::new(memory, softcpu::Options { vcpus: VCPUS })
+/// Translates every block when it first runs.
+const EVERY_BLOCK: JitOptions = JitOptions { threshold: 0, ..JitOptions::DEFAULT };
+
+fn make_soft(memory: Arc<GuestMemory>, jit: Option<JitOptions>) -> Result<Arc<dyn Vm>, Error> {
+    softcpu::SoftVm::new(memory, softcpu::Options { vcpus: VCPUS, jit, ..Default::default() })
 }
 
 /// Limits for a KVM inside QEMU's TCG.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use guest_suite::nested::NestedError;
 use guest_suite::{MakeVm, VCPUS, Verdict, nested, run_all};
 use memory::GuestMemory;
+use softcpu::JitOptions;
 
 fn check(make_vm: MakeVm<'_>) {
     let failed: Vec<String> = run_all(make_vm)
@@ -19,11 +20,16 @@ fn check(make_vm: MakeVm<'_>) {
     assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
 }
 
+/// As machines have it, without the translator, and with every block translated.
 #[test]
 fn the_software_cpu() {
-    check(&|memory: Arc<GuestMemory>| {
-        softcpu::SoftVm::new(memory, softcpu::Options { vcpus: VCPUS })
-    });
+    let every_block = JitOptions { threshold: 0, ..JitOptions::DEFAULT };
+    for jit in [Some(JitOptions::DEFAULT), None, Some(every_block)] {
+        check(&|memory: Arc<GuestMemory>| {
+            let options = softcpu::Options { vcpus: VCPUS, jit, ..Default::default() };
+            softcpu::SoftVm::new(memory, options)
+        });
+    }
 }
 
 /// On the host's own KVM if that is fit, else in a machine inside QEMU that has a fit one.

@@ -34,7 +34,9 @@ mod x87;
 
 pub use exec::ARITHMETIC_FLAGS;
 pub use plan::{Class, MemUse, Plan, plan};
-pub use state::{FXSAVE_BYTES, FpState, MXCSR_MASK, MXCSR_RESET, Operand, XSAVE_BYTES};
+pub use state::{
+    FXSAVE_BYTES, FpState, MXCSR_MASK, MXCSR_OFFSET, MXCSR_RESET, Operand, XMM_OFFSET, XSAVE_BYTES,
+};
 
 /// Whether this host has the instructions that the stubs are made of.
 pub fn host_is_supported() -> bool {

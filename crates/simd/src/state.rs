@@ -28,10 +28,14 @@ const FCW: usize = 0;
 const FSW: usize = 2;
 const FTW: usize = 4;
 const POINTERS: std::ops::Range<usize> = 6..24;
-pub(crate) const MXCSR: usize = 24;
+/// Where MXCSR lies in the image.
+pub const MXCSR_OFFSET: usize = 24;
+pub(crate) const MXCSR: usize = MXCSR_OFFSET;
 const MASK: usize = 28;
 pub(crate) const ST: usize = 32;
-pub(crate) const XMM: usize = 160;
+/// Where XMM0 lies in the image; the others follow.
+pub const XMM_OFFSET: usize = 160;
+pub(crate) const XMM: usize = XMM_OFFSET;
 const XMM_END: usize = XMM + 256;
 
 /// Bytes of an FXSAVE image.

@@ -1,4 +1,4 @@
-//! How fast the interpreter dispatches and decodes.
+//! How fast the interpreter and translated code are, and how fast code is decoded.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -8,6 +8,7 @@ use iced_x86::code_asm::{
     CodeAssembler, al, eax, ebx, ecx, edx, qword_ptr, rax, rbx, rcx, rdx, rsi,
 };
 use memory::{Bytes, GuestAddress};
+use sparkler_softcpu::{JitOptions, Options};
 
 const ROUNDS: u32 = 1_000_000;
 
@@ -69,12 +70,18 @@ fn straight() -> Vec<u8> {
     end(&mut asm)
 }
 
+fn guest(code: &[u8], jit: Option<JitOptions>) -> support::Guest {
+    support::Guest::with(code, Options { jit, ..Options::default() })
+}
+
 fn dispatch(c: &mut Criterion) {
     let mut group = c.benchmark_group("dispatch");
     group.throughput(Throughput::Elements(u64::from(ROUNDS) * 8)).sample_size(10);
     for (name, code) in [("arithmetic", arithmetic()), ("memory and calls", memory_and_calls())] {
-        let mut guest = support::Guest::new(&code);
-        group.bench_function(name, |b| b.iter(|| guest.run()));
+        for (how, jit) in [("interpreted", None), ("translated", Some(JitOptions::DEFAULT))] {
+            let mut guest = guest(&code, jit);
+            group.bench_function(format!("{name}, {how}"), |b| b.iter(|| guest.run()));
+        }
     }
     group.finish();
 }
@@ -83,7 +90,7 @@ fn decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("decode");
     group.throughput(Throughput::Elements(16_000)).sample_size(10);
     let code = straight();
-    let mut guest = support::Guest::new(&code);
+    let mut guest = guest(&code, None);
     group.bench_function("and run once", |b| {
         b.iter(|| {
             // Writing the code makes what was decoded of it stale.

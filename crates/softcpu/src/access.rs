@@ -248,6 +248,7 @@ impl Cpu {
         privilege: Privilege,
     ) -> Result<Translation, Trap> {
         let va = if self.long_mode() { va } else { va & 0xFFFF_FFFF };
+        self.tlb_misses += 1;
         let found = self.translate(va, access, privilege)?;
         if privilege == self.privilege() && !self.watches_page(va) {
             self.fill_tlb(va, found);
@@ -257,6 +258,9 @@ impl Cpu {
 
     fn fill_tlb(&mut self, va: u64, found: Translation) {
         let frame = found.physical >> 12;
+        if self.dry.is_some() {
+            return;
+        }
         let Some(page) = self.port.ram.page(frame) else { return };
         let mut writable = found.writable;
         if writable {
@@ -270,22 +274,41 @@ impl Cpu {
         self.tlb.fill(self.tlb_set, va, host, frame, found.global, writable);
     }
 
+    /// Reads RAM; `bytes` lies inside one page. What is not RAM is left out.
+    pub fn peek_ram(&self, physical: u64, bytes: &mut [u8]) {
+        if let Some(page) = self.port.ram.page(physical >> 12) {
+            copy_from_ram(page, physical, bytes);
+        }
+    }
+
+    /// Writes RAM as it was before; `bytes` lies inside one page.
+    pub fn poke_ram(&self, physical: u64, bytes: &[u8]) {
+        if let Some(page) = self.port.ram.page(physical >> 12) {
+            copy_to_ram(page, physical, bytes);
+        }
+    }
+
     /// Reads RAM or a device; `bytes` lies inside one page.
     pub fn read_physical(&mut self, physical: u64, bytes: &mut [u8]) {
         match self.port.ram.page(physical >> 12) {
             Some(page) => copy_from_ram(page, physical, bytes),
+            None if self.refuse_in_dry_run() => {}
             None => self.mmio_read(physical, bytes),
         }
     }
 
     /// Writes RAM or a device; `bytes` lies inside one page.
     pub fn write_physical(&mut self, physical: u64, bytes: &[u8]) {
+        self.note_write(physical, bytes.len());
         match self.port.ram.page(physical >> 12) {
             Some(page) => {
                 copy_to_ram(page, physical, bytes);
                 page.set_dirty();
-                page.state.written(physical & 0xFFF, bytes.len() as u64);
+                if self.dry.is_none() {
+                    page.state.written(physical & 0xFFF, bytes.len() as u64);
+                }
             }
+            None if self.refuse_in_dry_run() => {}
             None => self.mmio_write(physical, bytes),
         }
     }
@@ -317,6 +340,9 @@ impl Cpu {
             self.refuse_own_block(second, size - split)?;
         }
         self.watch(va, size as u64, Access::Write);
+        if split == size {
+            self.note_write(first, size);
+        }
         if split == size
             && let Some(page) = self.port.ram.page(first >> 12)
         {
@@ -343,6 +369,7 @@ impl Cpu {
         let modify = std::mem::take(&mut self.port.modify);
         match modify.target {
             Target::None => {}
+            Target::Ram { .. } if self.dry.is_some() => {}
             Target::Ram { physical } => {
                 if let Some(page) = self.port.ram.page(physical >> 12) {
                     page.state.written(physical & 0xFFF, modify.size as u64);

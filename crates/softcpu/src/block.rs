@@ -14,6 +14,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cpu::Cpu;
+use crate::decode::Decoded;
 use crate::op::{Op, next};
 use crate::tlb::Tlb;
 
@@ -46,6 +47,8 @@ pub struct CodeCache {
     jumps: Box<[JumpEntry; JUMP_ENTRIES]>,
     fetches: Box<[FetchEntry; FETCH_ENTRIES]>,
     blocks: HashMap<u64, NonNull<Op>, BuildHasherDefault<KeyHasher>>,
+    /// Instructions that cross into another page, by key and that page's frame.
+    crossing: HashMap<(u64, u64), NonNull<Op>, BuildHasherDefault<KeyHasher>>,
     chunks: Vec<Vec<Op>>,
     ops: usize,
     /// The row of a block that runs once.
@@ -68,6 +71,7 @@ impl Default for CodeCache {
             jumps: boxed(no_jump),
             fetches: boxed(no_fetch),
             blocks: HashMap::default(),
+            crossing: HashMap::default(),
             chunks: Vec::new(),
             ops: 0,
             once: Vec::new(),
@@ -129,8 +133,29 @@ impl CodeCache {
         is_current(unsafe { head.as_ref() }).then_some(head)
     }
 
-    /// Moves a decoded row (head first, ending op last) into the arena.
+    /// The valid block of the instruction with this key whose end is in frame `second`.
+    pub fn get_crossing(&self, key: u64, second: u64) -> Option<NonNull<Op>> {
+        let head = *self.crossing.get(&(key, second))?;
+        // SAFETY: as in `get`.
+        is_current(unsafe { head.as_ref() }).then_some(head)
+    }
+
+    /// Keeps a decoded row.
     pub fn insert(&mut self, key: u64, row: &mut Vec<Op>) -> NonNull<Op> {
+        let head = self.keep(row);
+        self.blocks.insert(key, head);
+        head
+    }
+
+    /// Keeps the row of an instruction whose end is in frame `second`.
+    pub fn insert_crossing(&mut self, key: u64, second: u64, row: &mut Vec<Op>) -> NonNull<Op> {
+        let head = self.keep(row);
+        self.crossing.insert((key, second), head);
+        head
+    }
+
+    /// Moves a decoded row (head first, ending op last) into the arena.
+    fn keep(&mut self, row: &mut Vec<Op>) -> NonNull<Op> {
         self.decoded += 1;
         let full = self.chunks.last().is_none_or(|c| c.len() + row.len() > CHUNK);
         if full {
@@ -141,9 +166,7 @@ impl CodeCache {
         let start = chunk.len();
         chunk.append(row);
         // The chunk never grows beyond its capacity, so its ops never move.
-        let head = NonNull::from(&chunk[start]);
-        self.blocks.insert(key, head);
-        head
+        NonNull::from(&chunk[start])
     }
 
     /// Keeps a plan, and gives the number by which ops name it.
@@ -182,38 +205,159 @@ impl CodeCache {
     }
 }
 
+/// A head's heat when its block is not to be translated.
+const NEVER: u64 = u64::MAX;
+/// Added to the number of a translation.
+const TRANSLATED: u64 = 1 << 32;
+
+/// In `next` of a head: another one follows, for another page.
+const CROSSES: u8 = 1;
+/// In `offset` of a second head: no instruction's.
+const NOWHERE: u8 = u8::MAX;
+
+/// How often a block ran, or what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heat {
+    /// Not often enough.
+    Cold,
+    /// It is to be translated.
+    Hot,
+    /// It stays in the interpreter.
+    Never,
+    /// Its translation's number.
+    Translated(usize),
+}
+
+/// The heat of the block behind `head`, where `hot` is enough.
+pub fn heat(head: &Op, hot: u64) -> Heat {
+    match head.imm.get() {
+        NEVER => Heat::Never,
+        heat if heat >= TRANSLATED => Heat::Translated((heat - TRANSLATED) as usize),
+        heat if heat >= hot => Heat::Hot,
+        _ => Heat::Cold,
+    }
+}
+
+/// Records the translation of the block behind `head`, or that there will be none.
+pub fn set_translation(head: &Op, number: Option<usize>) {
+    head.imm.set(number.map_or(NEVER, |number| TRANSLATED + number as u64));
+}
+
 /// Whether the block behind `head` still is what memory holds.
 pub fn is_current(head: &Op) -> bool {
-    version_of(head).load(Ordering::Acquire) == head.aux
+    let is = |head: &Op| version_of(head).load(Ordering::Acquire) == seen_by(head);
+    is(head) && second_head(head).is_none_or(is)
+}
+
+/// The addresses of the versions of the pages that hold the block, and what they were.
+pub fn versions(head: &Op) -> Vec<(u64, u32)> {
+    let version = |head: &Op| (version_of(head).as_ptr() as u64, seen_by(head));
+    std::iter::once(head).chain(second_head(head)).map(version).collect()
+}
+
+/// Whether the block behind `head` is an instruction that crosses into another page.
+pub fn crosses(head: &Op) -> bool {
+    head.next == CROSSES
+}
+
+/// The head behind `head`, for the second page of a block that crosses into it.
+fn second_head(head: &Op) -> Option<&Op> {
+    // SAFETY: only `finish_crossing_heads` sets the mark, on a row that begins with two heads.
+    crosses(head).then(|| unsafe { &*(head as *const Op).add(1) })
+}
+
+/// Instructions in the block behind `head`.
+pub fn instructions(head: &Op) -> usize {
+    usize::from(head.a)
+}
+
+/// The row that begins with `head`.
+pub fn row(head: &Op) -> &[Op] {
+    // SAFETY: a head is followed by the row that it was inserted with, whose length it holds.
+    unsafe { std::slice::from_raw_parts(head, usize::from(head.b)) }
+}
+
+/// The place, in the row, of the op of each instruction of the block behind `head`, decoded anew.
+/// None if it was not decoded to the same.
+pub fn places(head: &Op, decoded: &[Decoded]) -> Option<Vec<u8>> {
+    if decoded.len() != instructions(head) {
+        return None;
+    }
+    let mut ops = (0..).zip(row(head)).skip(1);
+    let place = |one: &Decoded| ops.find(|(_, op)| op.offset == one.offset).map(|(n, _)| n);
+    decoded.iter().map(place).collect()
 }
 
 fn version_of(head: &Op) -> &AtomicU32 {
+    let address = u64::from(head.aux) << 32 | u64::from(head.disp as u32);
     // SAFETY: `head_op` stored a reference to the version in a page's state, which lives as long
     // as the guest's memory, which the vCPU keeps alive.
-    unsafe { &*(head.imm.get() as *const AtomicU32) }
+    unsafe { &*(address as *const AtomicU32) }
 }
 
-/// The head of a block of `instructions` instructions whose page has `version`.
-pub fn head_op(version: &AtomicU32, seen: u32, instructions: usize) -> Op {
-    let op = Op { aux: seen, disp: instructions as i32, ..Op::new(head) };
-    op.imm.set(std::ptr::from_ref(version) as u64);
-    op
+#[inline(always)]
+fn seen_by(head: &Op) -> u32 {
+    u32::from_le_bytes([head.base, head.index, head.scale, head.seg])
 }
 
-/// Enters the block if it is current and the budget lasts; otherwise the outer loop goes on, with
-/// `RIP` at the block.
+/// The head of a block whose page has `version`. The address of the version is in `disp` and `aux`,
+/// what it was in the fields of a memory operand, and the heat in `imm`.
+pub fn head_op(version: &AtomicU32, seen: u32) -> Op {
+    let address = std::ptr::from_ref(version) as u64;
+    let [base, index, scale, seg] = seen.to_le_bytes();
+    Op {
+        disp: address as u32 as i32,
+        aux: (address >> 32) as u32,
+        base,
+        index,
+        scale,
+        seg,
+        ..Op::new(head)
+    }
+}
+
+/// Fills in, before the row is kept, how many instructions and ops it has.
+pub fn finish_head(row: &mut [Op], instructions: usize) {
+    let ops = row.len();
+    if let Some(head) = row.first_mut() {
+        (head.a, head.b) = (instructions as u8, ops as u8);
+    }
+}
+
+/// [`finish_head`] for a row that begins with two heads, of one instruction in two pages.
+pub fn finish_crossing_heads(row: &mut [Op]) {
+    finish_head(row, 1);
+    if let [first, second, ..] = row {
+        first.next = CROSSES;
+        second.offset = NOWHERE;
+        second.imm.set(NEVER);
+    }
+}
+
+/// Enters the block if it is current, the budget lasts, and it is not to run as translated code;
+/// otherwise the outer loop goes on, with `RIP` at the block.
 extern "C" fn head(op: &Op, cpu: &mut Cpu) {
-    cpu.budget -= 1;
-    if version_of(op).load(Ordering::Relaxed) != op.aux || cpu.budget < 0 {
+    let heat = op.imm.get();
+    cpu.budget -= i32::from(op.a);
+    if version_of(op).load(Ordering::Relaxed) != seen_by(op) || cpu.budget < 0 {
         return;
     }
-    cpu.instructions += op.disp as u64;
+    if heat < cpu.hot {
+        op.imm.set(heat + 1);
+    } else if heat != NEVER {
+        return;
+    }
     next(op, cpu)
+}
+
+/// Runs the block behind `head`, which is current, in the interpreter whatever its heat.
+pub fn run_cold(head: NonNull<Op>, cpu: &mut Cpu) {
+    // SAFETY: heads that are found are in live rows.
+    next(unsafe { head.as_ref() }, cpu);
 }
 
 /// The head of a block that runs once and was just decoded: nothing to check.
 pub extern "C" fn head_once(op: &Op, cpu: &mut Cpu) {
-    cpu.instructions += op.disp as u64;
     next(op, cpu)
 }
 

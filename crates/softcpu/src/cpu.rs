@@ -10,6 +10,7 @@ use simd::FpState;
 use vcpu::{DescriptorTable, MpState, Segment};
 
 use crate::block::CodeCache;
+use crate::jit::{DryRun, Gate, Jit};
 use crate::op::Op;
 use crate::tlb::Tlb;
 use crate::vm::{CpuPort, Shared};
@@ -160,7 +161,7 @@ pub type Step = Result<(), Trap>;
 /// Why control came back from a chain of blocks to the outer loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pending {
-    /// Nothing special: go on at RIP (the block budget ran out, or the target is not known yet).
+    /// Nothing special: go on at RIP (the budget ran out, or the target is not known yet).
     None,
     /// An instruction raised a fault: RIP is that of the instruction.
     Fault(Exception),
@@ -201,7 +202,7 @@ pub struct Cpu {
     pub regs: [u64; REG_SLOTS],
     /// The arithmetic flags as LAHF and SETO leave them in AX: see `flags.rs`.
     pub fx: u16,
-    /// Blocks that may still run before the outer loop looks at the world.
+    /// Instructions that may still run before the outer loop looks at the world.
     pub budget: i32,
     /// Offset in [`Tlb`] of the entries for the current privilege: see `tlb.rs`.
     pub tlb_set: usize,
@@ -209,8 +210,12 @@ pub struct Cpu {
     pub mode_key: u64,
     /// All of RFLAGS but the arithmetic flags.
     pub eflags: u64,
-    /// Instructions begun since the start.
+    /// How often a block runs in the interpreter before it is translated.
+    pub hot: u64,
+    /// Instructions that the outer loop let run since the start.
     pub instructions: u64,
+    /// Accesses whose page was not in the TLB.
+    pub tlb_misses: u64,
     /// Why the last chain of blocks ended.
     pub pending: Pending,
     /// Offset, from [`RIP`], of the instruction that trapped.
@@ -225,6 +230,8 @@ pub struct Cpu {
     pub not_canonical: bool,
     /// A jump that wants to be linked with the block that the outer loop finds next.
     pub link_from: LinkFrom,
+    /// What translated code needs besides registers.
+    pub gate: Gate,
 
     /// Translated addresses.
     pub tlb: Tlb,
@@ -275,6 +282,10 @@ pub struct Cpu {
     pub id: u8,
     /// Decoded code.
     pub code: CodeCache,
+    /// Translated code, if there is any.
+    pub jit: Option<Box<Jit>>,
+    /// What is noted of a run that will be undone, while there is one.
+    pub dry: Option<Box<DryRun>>,
     /// The local APIC, and how devices are reached; none of it is touched by plain instructions.
     pub port: CpuPort,
     /// What all vCPUs of the machine share.
@@ -370,6 +381,7 @@ impl Cpu {
     /// Makes the outer loop look at interrupts, timers and requests at the next block.
     #[inline]
     pub fn look_up_soon(&mut self) {
+        self.instructions -= self.budget.max(0) as u64;
         self.budget = 0;
     }
 }

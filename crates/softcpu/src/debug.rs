@@ -77,7 +77,7 @@ impl Cpu {
             let start = b.address & !(b.len - 1);
             if kind_fits && start < va.wrapping_add(len) && va < start + b.len {
                 self.debug_hits |= 1 << b.number;
-                self.budget = 0;
+                self.look_up_soon();
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 
-use crate::block::{head_once, head_op};
+use crate::block::{finish_crossing_heads, finish_head, head_once, head_op};
 use crate::cpu::{Cpu, Trap};
 use crate::op::{Handler, Op};
 use crate::ops::branch::{Cut, Looked, Near, jump};
@@ -14,13 +14,13 @@ use crate::select::{self, Ending};
 /// Instructions in a block at most.
 const INSTRUCTIONS_MAX: usize = 32;
 /// Bytes of code in a block at most: offsets in ops are one byte.
-const BYTES_MAX: usize = 192;
+pub const BYTES_MAX: usize = 192;
 /// The longest instruction (SDM Vol. 2A, 2.3.11).
-const INSTRUCTION_BYTES_MAX: usize = 15;
+pub const INSTRUCTION_BYTES_MAX: usize = 15;
 
 /// TZCNT and LZCNT are not offered, so their encodings are BSF and BSR. WBNOINVD, likewise, is
 /// WBINVD.
-const OPTIONS: u32 =
+pub const OPTIONS: u32 =
     DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
 
 /// One instruction of a block under construction.
@@ -66,16 +66,54 @@ impl Cpu {
         };
         let version = page.state.version();
         let seen = version.load(Ordering::SeqCst);
-        let head = head_op(version, seen, 0);
+        let head = head_op(version, seen);
         self.read_physical(physical, &mut code[..len]);
         let context = Context { bits: self.code_size.bits(), page_offset: linear & 0xFFF };
         let decoded = decode(&code[..len], context, INSTRUCTIONS_MAX);
         if decoded.is_empty() {
             return Ok(None);
         }
-        let mut row = vec![Op { disp: decoded.len() as i32, ..head }];
+        let mut row = vec![head];
         self.lay_out(&decoded, context, &mut row);
+        finish_head(&mut row, decoded.len());
         Ok(Some(self.code.insert(key, &mut row)))
+    }
+
+    /// Decodes the one instruction at `linear`, whose end is in frame `second`, and keeps it under
+    /// `key`. None if it is to be decoded alone: a page is not RAM, or the bytes are too many.
+    pub fn decode_crossing(
+        &mut self,
+        linear: u64,
+        physical: u64,
+        key: u64,
+        second: u64,
+    ) -> Option<NonNull<Op>> {
+        let code = self.crossing_bytes(physical, second);
+        self.claim_code(physical, 1);
+        self.claim_code(second << 12, INSTRUCTION_BYTES_MAX as u64);
+        let mut row = Vec::new();
+        for frame in [physical >> 12, second] {
+            let version = self.port.ram.page(frame)?.state.version();
+            row.push(head_op(version, version.load(Ordering::SeqCst)));
+        }
+        if self.crossing_bytes(physical, second) != code {
+            return None;
+        }
+        let context = Context { bits: self.code_size.bits(), page_offset: linear & 0xFFF };
+        let decoded = decode(&code, context, 1);
+        decoded.first()?;
+        self.lay_out(&decoded, context, &mut row);
+        finish_crossing_heads(&mut row);
+        Some(self.code.insert_crossing(key, second, &mut row))
+    }
+
+    /// The bytes from `physical` to its page's end, and those that follow in frame `second`.
+    pub fn crossing_bytes(&self, physical: u64, second: u64) -> [u8; INSTRUCTION_BYTES_MAX] {
+        let mut code = [0; INSTRUCTION_BYTES_MAX];
+        let in_page = (4096 - (physical & 0xFFF) as usize).min(INSTRUCTION_BYTES_MAX);
+        self.peek_ram(physical, &mut code[..in_page]);
+        self.peek_ram(second << 12, &mut code[in_page..]);
+        code
     }
 
     /// Decodes the one instruction at RIP, across a page boundary if need be, to be run once.
@@ -97,7 +135,7 @@ impl Cpu {
         if decoded.is_empty() {
             return Err(self.gp0());
         }
-        let mut row = vec![Op { disp: 1, ..Op::new(head_once) }];
+        let mut row = vec![Op::new(head_once)];
         self.lay_out(&decoded, context, &mut row);
         Ok(self.code.keep_once(row))
     }
@@ -163,7 +201,7 @@ fn fall_out(last: &Decoded, context: Context) -> Op {
 }
 
 /// Whether interrupts are held off for one instruction behind this one.
-fn starts_shadow(instruction: &Instruction) -> bool {
+pub fn starts_shadow(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
         Mnemonic::Sti => true,
         Mnemonic::Mov | Mnemonic::Pop => instruction.op0_register() == iced_x86::Register::SS,
@@ -195,6 +233,14 @@ pub fn decode(code: &[u8], context: Context, max: usize) -> Vec<Decoded> {
     }
     mark_dead_flags(&mut decoded);
     decoded
+}
+
+/// Whether the instruction that begins `code`, which reaches to the end of a page, goes on behind.
+pub fn crosses(code: &[u8]) -> bool {
+    let mut decoder = Decoder::with_ip(64, code, 0, OPTIONS);
+    code.len() < INSTRUCTION_BYTES_MAX
+        && decoder.decode().is_invalid()
+        && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
 }
 
 /// Whether the instruction that begins `code`, and is not valid, goes on beyond the longest: #GP and

@@ -10,6 +10,7 @@
 //! | `decode`, `select` | from bytes to blocks of ops |
 //! | `op`, `block` | how ops lead to one another; where blocks live and die |
 //! | `ops` | what instructions do |
+//! | `jit` | hot blocks as host code |
 //! | `system` | descriptors, exceptions, far transfers, control registers, MSRs, CPUID |
 //! | `tlb`, `access`, `paging`, `debug` | the guest's memory |
 //! | `run`, `smp` | the outer loop; agreement between vCPUs |
@@ -25,6 +26,7 @@ mod debug;
 mod decode;
 mod flags;
 mod io;
+mod jit;
 mod op;
 mod ops;
 mod paging;
@@ -36,4 +38,5 @@ mod system;
 mod tlb;
 mod vm;
 
+pub use jit::{CACHE_BYTES_MAX, CACHE_BYTES_MIN, JitOptions};
 pub use vm::{Options, SoftVm};

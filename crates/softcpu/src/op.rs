@@ -106,7 +106,7 @@ pub extern "C" fn step_and_leave<E: Exec>(op: &Op, cpu: &mut Cpu) {
     match E::exec(op, cpu) {
         Ok(()) => {
             cpu.regs[crate::cpu::RIP] = next_rip(op, cpu);
-            cpu.budget = 0;
+            cpu.look_up_soon();
         }
         Err(_) => cpu.trap_offset = op.offset,
     }
@@ -116,7 +116,7 @@ pub extern "C" fn step_and_leave<E: Exec>(op: &Op, cpu: &mut Cpu) {
 /// which the outer loop looks at the world.
 pub extern "C" fn jump_and_leave<E: Exec>(op: &Op, cpu: &mut Cpu) {
     match E::exec(op, cpu) {
-        Ok(()) => cpu.budget = 0,
+        Ok(()) => cpu.look_up_soon(),
         Err(_) => cpu.trap_offset = op.offset,
     }
 }

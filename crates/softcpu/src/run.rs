@@ -9,6 +9,7 @@
 //!                                target not known yet
 //! ```
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,18 +19,38 @@ use memory::RamView;
 use simd::FpState;
 use vcpu::{CpuState, Error, Exit, Kick, MpState, Vcpu};
 
-use crate::block::{CodeCache, is_current};
+use crate::block::{self, CodeCache, is_current};
 use crate::cpu::{CS, CodeSize, Cpu, Exception, Pending, RIP, Trap, rflags, vector};
+use crate::jit::Jit;
 use crate::op::{Op, enter};
 use crate::paging::{Access, Privilege, canonical};
 use crate::tlb::Tlb;
 use crate::vm::{CpuPort, Shared};
 
-/// Blocks that run before the outer loop looks at the world: some microseconds.
-const BUDGET: i32 = 256;
+/// Instructions that run before the outer loop looks at the world: some microseconds.
+const BUDGET: i32 = 8192;
 
 /// DR7's local and global enable bits.
 const DR7_ENABLES: u64 = 0xFF;
+
+/// What [`Cpu::find_block`] found, by its head.
+#[derive(Clone, Copy)]
+enum Found {
+    /// A block in one page, with which jumps in that page may be linked.
+    Block(NonNull<Op>),
+    /// An instruction in two pages, which may be others at another address.
+    Crossing(NonNull<Op>),
+    /// An instruction decoded to be run once.
+    Once(NonNull<Op>),
+}
+
+fn found(head: NonNull<Op>) -> Found {
+    // SAFETY: heads that are found are in live rows.
+    match block::crosses(unsafe { head.as_ref() }) {
+        true => Found::Crossing(head),
+        false => Found::Block(head),
+    }
+}
 
 /// A software vCPU as the machine sees it.
 pub struct SoftVcpu {
@@ -46,12 +67,25 @@ impl SoftVcpu {
 impl Drop for SoftVcpu {
     fn drop(&mut self) {
         let cpu = &self.cpu;
-        let (blocks, kib) = (cpu.code.decoded, cpu.code.bytes() >> 10);
-        log::debug!(
-            "vCPU {}: {} instructions run, {blocks} blocks decoded, {kib} KiB of decoded code",
+        let level = if cpu.shared.stats { log::Level::Info } else { log::Level::Debug };
+        log::log!(
+            level,
+            "vCPU {}: {} instructions run, {} TLB misses, {} blocks decoded, {} KiB of decoded code",
             cpu.id,
-            cpu.instructions
+            cpu.instructions,
+            cpu.tlb_misses,
+            cpu.code.decoded,
+            cpu.code.bytes() >> 10
         );
+        if let Some(jit) = &cpu.jit {
+            log::log!(
+                level,
+                "vCPU {}: {}, {} KiB of host code",
+                cpu.id,
+                jit.stats,
+                jit.bytes() >> 10
+            );
+        }
     }
 }
 
@@ -71,7 +105,10 @@ impl Vcpu for SoftVcpu {
         }
         let exit = self.cpu.run();
         self.cpu.leave_guest();
-        Ok(exit)
+        match self.cpu.jit.as_mut().and_then(|jit| jit.take_difference()) {
+            None => Ok(exit),
+            Some(reason) => Err(Error::Stuck { id: self.cpu.id, rip: self.cpu.regs[RIP], reason }),
+        }
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {
@@ -89,7 +126,9 @@ impl Cpu {
             tlb_set: 0,
             mode_key: 0,
             eflags: rflags::FIXED,
+            hot: u64::MAX,
             instructions: 0,
+            tlb_misses: 0,
             pending: Pending::None,
             trap_offset: 0,
             shadow: false,
@@ -97,6 +136,7 @@ impl Cpu {
             not_canonical: false,
             interrupted: false,
             link_from: Default::default(),
+            gate: Default::default(),
             tlb: Tlb::default(),
             fp: Box::<FpState>::default(),
             segments: Default::default(),
@@ -120,9 +160,12 @@ impl Cpu {
             msrs: Default::default(),
             id,
             code: CodeCache::default(),
+            jit: None,
+            dry: None,
             port: CpuPort::new(id, ram, &shared),
             shared,
         };
+        cpu.start_translator();
         cpu.reset();
         cpu.mp_state = if id == 0 { MpState::Runnable } else { MpState::Uninitialized };
         cpu
@@ -137,7 +180,9 @@ impl Cpu {
                 self.sleep();
                 continue;
             }
+            self.look_up_soon();
             self.budget = BUDGET;
+            self.instructions += BUDGET as u64;
             while self.budget > 0 && self.mp_state == MpState::Runnable {
                 if let Some(exit) = self.run_chain() {
                     return exit;
@@ -155,8 +200,11 @@ impl Cpu {
         {
             return Some(Exit::Kicked);
         }
-        if self.code.is_full() {
-            self.code.flush();
+        if let Some(jit) = &mut self.jit {
+            jit.take_link();
+        }
+        if self.code.is_full() || self.jit.as_ref().is_some_and(|jit| jit.is_full()) {
+            self.drop_code();
         }
         self.poll_timers();
         if self.port.inbox.has_work() {
@@ -267,17 +315,44 @@ impl Cpu {
         }
         self.eflags &= !rflags::RF;
         let from = self.link_from.0.take();
-        let Ok((head, kept)) = self.find_block() else {
+        let from_translated = self.jit.as_mut().and_then(|jit| jit.take_link());
+        let Ok(found) = self.find_block() else {
             return self.settle(0);
         };
-        if let Some(from) = from.filter(|_| kept) {
+        let (head, from_translated) = match found {
+            Found::Block(head) => (head, from_translated),
+            Found::Crossing(head) | Found::Once(head) => (head, None),
+        };
+        if let (Found::Block(_), Some(from)) = (found, from) {
             // SAFETY: the op is in a live row: rows in the arena are dropped in `attend`, which
-            // clears `link_from`, and the row that runs once is replaced only where `kept` is
-            // false.
+            // clears `link_from`, and the row that runs once is replaced only where it is found.
             unsafe { from.as_ref() }.imm.set(head.as_ptr() as u64);
         }
-        enter(head, self);
+        let once = matches!(found, Found::Once(_));
+        if once || !self.run_translated(head, from_translated) {
+            enter(head, self);
+        }
         self.settle(self.trap_offset)
+    }
+
+    /// Makes the translator, if it is wanted and can be had.
+    fn start_translator(&mut self) {
+        let Some(options) = self.shared.jit else { return };
+        match Jit::new(options) {
+            Ok(jit) => (self.jit, self.hot) = (Some(Box::new(jit)), u64::from(options.threshold)),
+            Err(error) => log::warn!(
+                "vCPU {}: no executable memory ({error}); the guest runs in the interpreter",
+                self.id
+            ),
+        }
+    }
+
+    /// Drops all decoded and translated code.
+    fn drop_code(&mut self) {
+        self.code.flush();
+        if let Some(jit) = &mut self.jit {
+            jit.clear();
+        }
     }
 
     /// Runs the one instruction at RIP, decoded for this once.
@@ -292,7 +367,7 @@ impl Cpu {
         };
         self.alone = true;
         self.interrupted = false;
-        self.budget = 0;
+        self.look_up_soon();
         enter(head, self);
         self.alone = false;
         self.link_from.0 = None;
@@ -350,15 +425,14 @@ impl Cpu {
     }
 
     /// The block at RIP: known, decoded before, or decoded now.
-    /// Says whether the block is kept, so that a jump may be linked with it.
-    fn find_block(&mut self) -> Result<(std::ptr::NonNull<Op>, bool), Trap> {
+    fn find_block(&mut self) -> Result<Found, Trap> {
         let rip = self.regs[RIP];
         if self.flat_code()
             && let Some(head) = self.code.known(rip, self.mode_key, &self.tlb)
         {
             // SAFETY: heads in the jump cache are in live rows.
             if is_current(unsafe { head.as_ref() }) {
-                return Ok((head, true));
+                return Ok(found(head));
             }
         }
         let linear = self.code_linear(rip)?;
@@ -369,14 +443,33 @@ impl Cpu {
             Some(head) => head,
             None => match self.decode_block(linear, physical, key)? {
                 Some(head) => head,
-                // The instruction crosses into another page: such blocks are not kept.
-                None => return Ok((self.decode_alone()?, false)),
+                None => match self.find_crossing(linear, physical, key)? {
+                    Some(head) => head,
+                    None => return Ok(Found::Once(self.decode_alone()?)),
+                },
             },
         };
         if self.flat_code() {
             self.code.remember(rip, self.mode_key, &self.tlb, head);
         }
-        Ok((head, true))
+        Ok(found(head))
+    }
+
+    /// The block of the instruction at `linear`, which crosses into the next page.
+    fn find_crossing(
+        &mut self,
+        linear: u64,
+        physical: u64,
+        key: u64,
+    ) -> Result<Option<NonNull<Op>>, Trap> {
+        if self.code_size != CodeSize::Bits64 {
+            return Ok(None);
+        }
+        let second = self.fetch_frame((linear | 0xFFF).wrapping_add(1))?;
+        match self.code.get_crossing(key, second) {
+            None => Ok(self.decode_crossing(linear, physical, key, second)),
+            found => Ok(found),
+        }
     }
 
     /// The linear address of code at `rip`, or #GP.

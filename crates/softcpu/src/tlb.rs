@@ -6,7 +6,8 @@
 //! takes the slow path in `access.rs`.
 //!
 //! There are four sets of entries, so that a change of privilege is a change of offset:
-//! supervisor, supervisor with SMAP suspended (EFLAGS.AC), and user; the fourth is unused padding.
+//! supervisor, supervisor with SMAP suspended (EFLAGS.AC), user, and one that stays empty, for runs
+//! that will be undone.
 //!
 //! The accesses themselves are single host instructions in `asm!`: guest memory is shared with
 //! other vCPUs and devices, and may be unaligned, which Rust's own memory operations do not allow.
@@ -18,12 +19,18 @@ use crate::access;
 use crate::cpu::{Cpu, Trap, rflags};
 
 /// Entries in a set.
-pub const SET_ENTRIES: usize = 1024;
+pub const SET_ENTRIES: usize = 8192;
 const ENTRIES: usize = 4 * SET_ENTRIES;
 /// Offset of the set for accesses by user code.
 pub const USER_SET: usize = 2 * SET_ENTRIES;
-/// A tag that no page has: page addresses have their low bits clear.
-const NO_PAGE: u64 = 1;
+/// Offset of the set that is always empty.
+pub const DRY_SET: usize = 3 * SET_ENTRIES;
+/// Shifted by this and masked with [`INDEX_MASK`], an address is the offset of its entry in a set.
+pub const INDEX_SHIFT: u8 = 12 - ENTRY_SHIFT;
+/// See [`INDEX_SHIFT`].
+pub const INDEX_MASK: i32 = (SET_ENTRIES as i32 - 1) << ENTRY_SHIFT;
+/// Log2 of an entry's bytes.
+const ENTRY_SHIFT: u8 = size_of::<Entry>().trailing_zeros() as u8;
 
 const CR4_SMAP: u64 = 1 << 21;
 
@@ -35,22 +42,46 @@ pub struct Entry {
     pub read: u64,
     /// The page's virtual address if it may be written without asking.
     pub write: u64,
-    /// Host address minus virtual address.
-    pub addend: u64,
-    /// Guest frame number, and in bit 63 whether the mapping is global.
-    pub frame: u64,
+    /// The page's first byte in this process.
+    pub host: u64,
+    /// Makes the entry's size a power of two.
+    unused: u64,
 }
 
-const GLOBAL: u64 = 1 << 63;
+impl Entry {
+    /// Where the byte at `va`, whose page matched, lies in this process.
+    #[inline(always)]
+    fn host_of(&self, va: u64) -> u64 {
+        self.host.wrapping_add(va & 0xFFF)
+    }
+}
 
-const EMPTY: Entry = Entry { read: NO_PAGE, write: NO_PAGE, addend: 0, frame: 0 };
+/// In `Tlb::frames`: the mapping is global.
+const GLOBAL: u32 = 1 << 31;
+
+/// A tag that matches no address whose entry is number `index`: it has the bits of another, and
+/// those that page addresses have clear.
+const fn no_page(index: usize) -> u64 {
+    ((index ^ 1) << 12 | 1) as u64
+}
+
+/// Entry number `index` with no page in it.
+const fn empty(index: usize) -> Entry {
+    Entry { read: no_page(index), write: no_page(index), host: 0, unused: 0 }
+}
 
 /// All sets of one vCPU.
 pub struct Tlb {
     entries: Box<[Entry; ENTRIES]>,
+    /// The guest frame number in each entry; apart from them, since they are searched.
+    frames: Box<[u32; ENTRIES]>,
     /// Indices of entries filled with pages that are not global, since they were last dropped.
     /// Guests that patch their code switch CR3 thousands of times with a handful of these.
     local: Vec<u16>,
+    /// The same for global pages.
+    global: Vec<u16>,
+    /// The entry of each set that was last filled as writable.
+    last_writable: [usize; 4],
     /// Raised by every flush that may unmap user-half code: see `block.rs`.
     pub low_generation: u32,
     /// Raised by every flush that may unmap kernel-half code.
@@ -59,10 +90,22 @@ pub struct Tlb {
 
 impl Default for Tlb {
     fn default() -> Self {
-        let entries = vec![EMPTY; ENTRIES].into_boxed_slice();
-        let entries = entries.try_into().unwrap_or_else(|_| unreachable!("the length is ENTRIES"));
-        Self { entries, local: Vec::with_capacity(ENTRIES), low_generation: 1, high_generation: 1 }
+        let entries: Vec<_> = (0..ENTRIES).map(empty).collect();
+        Self {
+            entries: boxed(entries),
+            frames: boxed(vec![0; ENTRIES]),
+            local: Vec::with_capacity(ENTRIES),
+            global: Vec::with_capacity(ENTRIES),
+            last_writable: [0; 4],
+            low_generation: 1,
+            high_generation: 1,
+        }
     }
+}
+
+fn boxed<T>(values: Vec<T>) -> Box<[T; ENTRIES]> {
+    let boxed = values.into_boxed_slice().try_into();
+    boxed.unwrap_or_else(|_| unreachable!("the length is ENTRIES"))
 }
 
 impl Tlb {
@@ -78,6 +121,23 @@ impl Tlb {
     #[inline(always)]
     fn index(set: usize, va: u64) -> usize {
         (set | (va >> 12) as usize & (SET_ENTRIES - 1)) & (ENTRIES - 1)
+    }
+
+    /// The address of a set's first entry.
+    pub fn set_address(&self, set: usize) -> u64 {
+        std::ptr::from_ref(&self.entries[set & (ENTRIES - 1)]) as u64
+    }
+
+    /// The address and the place in this process of a page that may be written: that of `va`, or
+    /// another if that is not in the set.
+    pub fn writable_page(&self, set: usize, va: u64) -> Option<(u64, u64)> {
+        let page = |entry: &Entry| (entry.write, entry.host);
+        let entry = self.entry(set, va);
+        if entry.write == va & !0xFFF {
+            return Some(page(entry));
+        }
+        let last = &self.entries[self.last_writable[(set / SET_ENTRIES) & 3] & (ENTRIES - 1)];
+        (last.write & 0xFFF == 0).then(|| page(last))
     }
 
     /// The entry that would hold the page of `va`.
@@ -98,37 +158,55 @@ impl Tlb {
     ) {
         let page = va & !0xFFF;
         let index = Self::index(set, va);
-        if !global {
-            self.note_local(index);
+        self.note(index, global);
+        let mark = if global { GLOBAL } else { 0 };
+        self.frames[index] = frame as u32 & !GLOBAL | mark;
+        if writable {
+            self.last_writable[(set / SET_ENTRIES) & 3] = index;
         }
         let entry = &mut self.entries[index];
         entry.read = page;
-        entry.write = if writable { page } else { NO_PAGE };
-        entry.addend = host.wrapping_sub(page);
-        entry.frame = frame | if global { GLOBAL } else { 0 };
+        entry.write = if writable { page } else { no_page(index) };
+        entry.host = host;
     }
 
-    fn note_local(&mut self, index: usize) {
-        if self.local.len() == ENTRIES {
-            // The list is full, of repetitions perhaps: all that is not global starts anew.
-            self.drop_local();
+    fn note(&mut self, index: usize, global: bool) {
+        let list = if global { &mut self.global } else { &mut self.local };
+        if list.len() < ENTRIES {
+            return list.push(index as u16);
         }
-        self.local.push(index as u16);
+        // The list is full, of repetitions perhaps: its entries start anew.
+        if global {
+            self.drop_global();
+            self.global.push(index as u16);
+        } else {
+            self.drop_local();
+            self.local.push(index as u16);
+        }
+    }
+
+    fn drop_global(&mut self) {
+        for index in self.global.drain(..) {
+            let index = usize::from(index) & (ENTRIES - 1);
+            if self.frames[index] & GLOBAL != 0 {
+                self.entries[index] = empty(index);
+            }
+        }
     }
 
     fn drop_local(&mut self) {
         for index in self.local.drain(..) {
-            let entry = &mut self.entries[usize::from(index) & (ENTRIES - 1)];
-            if entry.frame & GLOBAL == 0 {
-                *entry = EMPTY;
+            let index = usize::from(index) & (ENTRIES - 1);
+            if self.frames[index] & GLOBAL == 0 {
+                self.entries[index] = empty(index);
             }
         }
     }
 
     /// Drops everything.
     pub fn flush_all(&mut self) {
-        self.entries.fill(EMPTY);
-        self.local.clear();
+        self.drop_local();
+        self.drop_global();
         self.low_generation = self.low_generation.wrapping_add(1);
         self.high_generation = self.high_generation.wrapping_add(1);
     }
@@ -142,7 +220,8 @@ impl Tlb {
     /// Drops the page of `va`, as INVLPG does.
     pub fn flush_page(&mut self, va: u64) {
         for set in [0, SET_ENTRIES, USER_SET] {
-            self.entries[Self::index(set, va)] = EMPTY;
+            let index = Self::index(set, va);
+            self.entries[index] = empty(index);
         }
         if va >> 63 == 0 {
             self.low_generation = self.low_generation.wrapping_add(1);
@@ -153,9 +232,10 @@ impl Tlb {
 
     /// Makes guest frame `frame` not writable without asking.
     pub fn protect_frame(&mut self, frame: u64) {
-        for entry in self.entries.iter_mut() {
-            if entry.frame & !GLOBAL == frame {
-                entry.write = NO_PAGE;
+        let frame = frame as u32 & !GLOBAL;
+        for (index, found) in self.frames.iter().enumerate() {
+            if found & !GLOBAL == frame {
+                self.entries[index].write = no_page(index);
             }
         }
     }
@@ -243,7 +323,7 @@ impl Cpu {
         if entry.read == va.wrapping_add(T::BYTES - 1) & !0xFFF {
             // SAFETY: a filled entry maps the whole page to guest RAM, which lives as long as the
             // vCPU; the tag says that first and last byte are in that page.
-            return Ok(unsafe { T::load(va.wrapping_add(entry.addend)) });
+            return Ok(unsafe { T::load(entry.host_of(va)) });
         }
         access::call_slow_load(self, va, T::BYTES).map(T::from_u64)
     }
@@ -254,7 +334,7 @@ impl Cpu {
         let entry = self.tlb.entry(self.tlb_set, va);
         if entry.write == va.wrapping_add(T::BYTES - 1) & !0xFFF {
             // SAFETY: as in `load`.
-            unsafe { T::store(va.wrapping_add(entry.addend), value) };
+            unsafe { T::store(entry.host_of(va), value) };
             return Ok(());
         }
         access::call_slow_store(self, va, T::BYTES, value.to_u64())
@@ -266,7 +346,7 @@ impl Cpu {
     pub fn modify<T: Width>(&mut self, va: u64) -> Result<Place, Trap> {
         let entry = self.tlb.entry(self.tlb_set, va);
         if entry.write == va.wrapping_add(T::BYTES - 1) & !0xFFF {
-            return Ok(Place { host: va.wrapping_add(entry.addend), slow: false });
+            return Ok(Place { host: entry.host_of(va), slow: false });
         }
         let host = access::call_slow_modify(self, va, T::BYTES)?;
         Ok(Place { host, slow: true })
@@ -276,7 +356,7 @@ impl Cpu {
     pub fn modify_16(&mut self, va: u64) -> Result<Place, Trap> {
         let entry = self.tlb.entry(self.tlb_set, va);
         if entry.write == va & !0xFFF {
-            return Ok(Place { host: va.wrapping_add(entry.addend), slow: false });
+            return Ok(Place { host: entry.host_of(va), slow: false });
         }
         let host = access::call_slow_modify(self, va, 16)?;
         Ok(Place { host, slow: true })
@@ -301,8 +381,8 @@ impl Cpu {
         if source.read != from & !0xFFF || target.write != to & !0xFFF {
             return false;
         }
-        let source = from.wrapping_add(source.addend);
-        let target = to.wrapping_add(target.addend);
+        let source = source.host_of(from);
+        let target = target.host_of(to);
         if target > source && target < source + bytes && target - source < element.max(8) {
             return false;
         }
@@ -322,7 +402,7 @@ impl Cpu {
         if entry.write != to & !0xFFF {
             return false;
         }
-        let target = to.wrapping_add(entry.addend);
+        let target = entry.host_of(to);
         let value = value.to_u64();
         // SAFETY: the tag matches, so the stretch lies in a mapped page of RAM.
         unsafe {

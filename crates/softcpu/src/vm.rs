@@ -8,22 +8,36 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bus::{IoSpace, IrqLine};
 use irqchip::{ApicBus, ApicConfig, IrqChip, IrqChipConfig, IrqInbox, LocalApic, Message, Sink};
 use memory::{GuestMemory, RamView};
+use spec::CpuTemplate;
 use vcpu::{Error, Kick, Vcpu, Vm};
 
 use crate::access::Modify;
 use crate::cpu::Cpu;
+use crate::jit::JitOptions;
 use crate::run::SoftVcpu;
+use crate::system::cpuid;
 
 /// How a software VM is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How many vCPUs the guest is told of: 1 to 32.
     pub vcpus: u8,
+    /// Changes to what CPUID and the MSRs tell.
+    pub cpu_template: CpuTemplate,
+    /// How hot code is translated; None leaves all of it to the interpreter.
+    pub jit: Option<JitOptions>,
+    /// Log, at the end, what each vCPU did.
+    pub stats: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { vcpus: 1 }
+        Self {
+            vcpus: 1,
+            cpu_template: CpuTemplate::default(),
+            jit: Some(JitOptions::default()),
+            stats: false,
+        }
     }
 }
 
@@ -43,6 +57,7 @@ impl SoftVm {
             let text = format!("the software CPU runs 1 to 32 vCPUs, not {}", options.vcpus);
             return Err(Error::Unsupported(text));
         }
+        cpuid::check_template(&options.cpu_template).map_err(Error::Unsupported)?;
         let shared = Arc::new(Shared::new(options));
         Ok(Arc::new(Self { shared, ram: RamView::new(memory), made: AtomicU32::new(0) }))
     }
@@ -57,7 +72,9 @@ impl Vm for SoftVm {
         if self.made.fetch_or(1 << id, Ordering::SeqCst) & 1 << id != 0 {
             return Err(Error::Unsupported(format!("vCPU {id} was made before")));
         }
-        Ok(Box::new(SoftVcpu::new(Cpu::new(id, self.ram.clone(), self.shared.clone()))))
+        let mut cpu = Cpu::new(id, self.ram.clone(), self.shared.clone());
+        cpu.modify_msrs().map_err(Error::Unsupported)?;
+        Ok(Box::new(SoftVcpu::new(cpu)))
     }
 
     fn irq_line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
@@ -119,8 +136,14 @@ pub struct Shared {
     pub clock: Clock,
     /// How many vCPUs there are.
     pub vcpus: u8,
+    /// Changes to what CPUID and the MSRs tell.
+    pub cpu_template: CpuTemplate,
     /// When the PIT wants to be polled; `u64::MAX` for never.
     pit_deadline: AtomicU64,
+    /// How hot code is translated.
+    pub jit: Option<JitOptions>,
+    /// Log, at the end, what each vCPU did.
+    pub stats: bool,
     /// Held while a page becomes one that holds code.
     pub code_lock: Mutex<()>,
 }
@@ -136,7 +159,10 @@ impl Shared {
             wakers,
             clock: Clock { start: Instant::now() },
             vcpus: options.vcpus,
+            cpu_template: options.cpu_template,
             pit_deadline: AtomicU64::new(u64::MAX),
+            jit: options.jit,
+            stats: options.stats,
             code_lock: Mutex::new(()),
         }
     }

@@ -2,6 +2,8 @@
 
 mod support;
 
+use sparkler_softcpu::Options;
+
 use iced_x86::code_asm::{CodeAssembler, ecx, rax, rcx};
 
 /// Far less than a chain of calls would need: 256 blocks of 32 ops in frames of 16 bytes or more.
@@ -22,7 +24,10 @@ fn a_chain_of_blocks_runs_in_a_small_stack() {
     asm.hlt().unwrap();
     let code = asm.assemble(support::CODE).unwrap();
 
-    let run = move || support::Guest::new(&code).run();
+    let run = move || {
+        let interpreted = Options { jit: None, ..Options::default() };
+        support::Guest::with(&code, interpreted).run()
+    };
     let thread = std::thread::Builder::new().stack_size(STACK).spawn(run).unwrap();
     assert_eq!(thread.join().unwrap().gpr[0], 28 * 100_000);
 }

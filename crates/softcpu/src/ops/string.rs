@@ -91,7 +91,7 @@ impl Cpu {
             if (stepping || done >= STRETCH) && self.regs[RCX] & Self::string_mask(op) != 0 {
                 // Interrupts are taken between elements, with RIP still at the instruction.
                 self.pending = Pending::None;
-                self.budget = 0;
+                self.look_up_soon();
                 return Err(Trap);
             }
         }

@@ -7,6 +7,9 @@ use crate::flags::FX_ZF;
 use crate::op::{Exec, Op, next_rip};
 use crate::tlb::Width;
 
+/// What PAUSE takes of the budget, in instructions.
+const PAUSE_COST: i32 = 64;
+
 /// An op without parameters.
 macro_rules! exec {
     ($(#[$doc:meta])* $name:ident, |$op:pat_param, $cpu:ident| $body:expr) => {
@@ -20,9 +23,13 @@ macro_rules! exec {
     };
 }
 
-exec!(/** Nothing: NOP, PAUSE, fences, prefetches. */ Nop, |_, _cpu| Ok(()));
+exec!(/** Nothing: NOP, prefetches. */ Nop, |_, _cpu| Ok(()));
+exec!(/** LFENCE, SFENCE, MFENCE: other vCPUs see the guest's accesses in the host's order. */ Fence, |_, _cpu| {
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    Ok(())
+});
 exec!(/** PAUSE: lets another vCPU's thread run where they share a core. */ Pause, |_, cpu| {
-    cpu.budget = (cpu.budget - 8).max(0);
+    cpu.budget = (cpu.budget - PAUSE_COST).max(0);
     Ok(())
 });
 exec!(/** UD0, UD1, UD2 and everything unknown. */ Undefined, |_, cpu| Err(cpu.ud()));
@@ -34,7 +41,7 @@ exec!(/** HLT. */ Hlt, |_, cpu| {
 exec!(/** CLI. */ Cli, |_, cpu| cpu.cli());
 exec!(/** STI: interrupts stay off for one more instruction if they were off. */ Sti, |_, cpu| {
     cpu.sti()?;
-    cpu.budget = 0;
+    cpu.look_up_soon();
     Ok(())
 });
 exec!(/** Ends the shadow of STI or MOV SS behind the instruction that it covers. */ EndShadow, |_, cpu| {

@@ -64,6 +64,7 @@ use crate::op::{Exec, Handler, Op, step, step_and_leave};
 use crate::ops::system as ops;
 
 pub use branches::fused;
+pub use system::is_absolute_mov;
 
 /// Whether anything comes behind an op in its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

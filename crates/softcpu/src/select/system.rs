@@ -46,9 +46,6 @@ fn without_operands(d: &Decoded, context: Context) -> Option<(Op, Ending)> {
         | Mnemonic::Reservednop
         | Mnemonic::Endbr64
         | Mnemonic::Endbr32
-        | Mnemonic::Lfence
-        | Mnemonic::Sfence
-        | Mnemonic::Mfence
         | Mnemonic::Clflush
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchw
@@ -56,6 +53,7 @@ fn without_operands(d: &Decoded, context: Context) -> Option<(Op, Ending)> {
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchnta => falls::<ops::Nop>(),
+        Mnemonic::Lfence | Mnemonic::Sfence | Mnemonic::Mfence => falls::<ops::Fence>(),
         Mnemonic::Pause => falls::<ops::Pause>(),
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => leaves::<ops::Undefined>(),
         Mnemonic::Hlt => leaves::<ops::Hlt>(),
@@ -237,7 +235,8 @@ fn bases(d: &Decoded, context: Context) -> (Op, Ending) {
     (op, ending)
 }
 
-fn is_absolute_mov(code: Code) -> bool {
+/// MOV between the accumulator and memory at an address in the instruction.
+pub fn is_absolute_mov(code: Code) -> bool {
     matches!(
         code,
         Code::Mov_AL_moffs8

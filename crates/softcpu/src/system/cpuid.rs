@@ -5,7 +5,11 @@
 //! numbers are those of SDM Vol. 2, CPUID; leaves from 0x4000_0000 are KVM's. Not offered: machine
 //! checks, PCID, VME, performance counters, MONITOR, AVX, BMI, MOVBE, LZCNT.
 //!
-//! [`cpuid`] is a pure function of what the guest asks and of a [`CpuidContext`].
+//! [`cpuid`] is a pure function of what the guest asks and of a [`CpuidContext`]. A CPU template
+//! may hide features and change names; [`check_template`] refuses one that offers what is not
+//! there, or that changes what this CPU works by.
+
+use spec::{Bits, CPUID_REGISTERS, CpuTemplate, CpuidModifier};
 
 /// Ticks of the time stamp counter a second; the local APIC's timer has the same clock.
 pub const TSC_HZ: u32 = 1_000_000_000;
@@ -24,10 +28,18 @@ const CR4_OSXSAVE: u64 = 1 << 18;
 const XSAVE_BYTES: u32 = 576;
 const LEVEL_SMT: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
+const VENDOR: &[u8; 12] = b"GenuineIntel";
+
+const EAX: usize = 0;
+const EBX: usize = 1;
+const ECX: usize = 2;
+const EDX: usize = 3;
 
 /// Leaf 1, ECX: SSE3, SSSE3, CX16, SSE4.1, SSE4.2, x2APIC, POPCNT, TSC-deadline, XSAVE, RDRAND,
 /// hypervisor.
 const FEATURES_ECX: u32 = bits(&[0, 9, 13, 19, 20, 21, 23, 24, 26, 30, 31]);
+const FEATURE_TSC_DEADLINE: u32 = 1 << 24;
+const FEATURE_HYPERVISOR: u32 = 1 << 31;
 /// OSXSAVE, which follows CR4.
 const FEATURE_OSXSAVE: u32 = 1 << 27;
 /// Leaf 1, EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, APIC, SEP, MTRR, PGE, CMOV, PAT, PSE-36, CLFSH,
@@ -60,33 +72,88 @@ pub struct CpuidContext<'a> {
     pub vcpu_count: u8,
     /// CR4, for OSXSAVE.
     pub cr4: u64,
-    /// Changes that the machine's configuration makes.
-    pub overrides: &'a [CpuidOverride],
-}
-
-/// A change to one leaf, as a CPU template makes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CpuidOverride {
-    /// EAX of the question.
-    pub leaf: u32,
-    /// ECX of the question.
-    pub subleaf: u32,
-    /// Which bits of EAX, EBX, ECX and EDX to replace.
-    pub mask: [u32; 4],
-    /// What to replace them with.
-    pub value: [u32; 4],
+    /// Changes that the machine's CPU template makes.
+    pub changes: &'a [CpuidModifier],
 }
 
 /// EAX, EBX, ECX and EDX for a leaf and subleaf; zeros for those that do not exist.
 pub fn cpuid(leaf: u32, subleaf: u32, context: &CpuidContext<'_>) -> [u32; 4] {
     let mut answer = table(leaf, subleaf, context);
-    let asked = |change: &&CpuidOverride| (change.leaf, change.subleaf) == (leaf, subleaf);
-    for change in context.overrides.iter().filter(asked) {
-        for (word, (mask, value)) in answer.iter_mut().zip(change.mask.iter().zip(change.value)) {
-            *word = *word & !mask | value & mask;
+    let asked = |change: &&CpuidModifier| {
+        change.leaf == leaf && (change.subleaf == subleaf || !has_subleaves(leaf))
+    };
+    for change in context.changes.iter().filter(asked) {
+        for (register, (word, bits)) in answer.iter_mut().zip(change.registers).enumerate() {
+            *word = changeable(leaf, register, bits).apply(*word);
         }
     }
     answer
+}
+
+/// Whether this CPU can tell what a template wants it to tell; the reason if not.
+pub fn check_template(template: &CpuTemplate) -> Result<(), String> {
+    template.check_cpu(VENDOR, SIGNATURE).map_err(|error| error.to_string())?;
+    let context = CpuidContext { vcpu_id: 0, vcpu_count: 1, cr4: 0, changes: &[] };
+    for &CpuidModifier { leaf, subleaf, registers, .. } in template.cpuid() {
+        let told = table(leaf, subleaf, &context);
+        for (register, (word, bits)) in told.into_iter().zip(registers).enumerate() {
+            let changed = word ^ changeable(leaf, register, bits).apply(word);
+            let (wrong, why) = match kind(leaf, register) {
+                Kind::Description => continue,
+                Kind::Features => (changed & !word, "does not have"),
+                Kind::Fact => (changed, "works by"),
+            };
+            if wrong != 0 {
+                let (bit, register) = (wrong.trailing_zeros(), CPUID_REGISTERS[register]);
+                return Err(format!(
+                    "the CPU template changes CPUID leaf {leaf:#x}, subleaf {subleaf:#x}, \
+                     register {register}, bit {bit}, which the software CPU {why}; leave that \
+                     bit alone, or use KVM"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a template may do to a register.
+enum Kind {
+    /// Describes the CPU to people; anything may stand there.
+    Description,
+    /// Each bit offers a feature, which may be hidden.
+    Features,
+    /// Must stay, because this CPU does what it says.
+    Fact,
+}
+
+fn kind(leaf: u32, register: usize) -> Kind {
+    match (leaf, register) {
+        (1, EAX | EBX) | (2 | 4, _) | (0x8000_0002..=0x8000_0006, _) => Kind::Description,
+        (0 | 0xB | 0x15 | 0x16 | 0x4000_0000 | 0x4000_0010 | 0x8000_0000, _)
+        | (0xD, EBX | ECX)
+        | (0x8000_0008, EAX) => Kind::Fact,
+        _ => Kind::Features,
+    }
+}
+
+/// The changes to a register, without those bits that follow from the vCPU's place in the machine
+/// and its state, or that each guest relies on: they stay, as on KVM.
+fn changeable(leaf: u32, register: usize, bits: Bits<u32>) -> Bits<u32> {
+    let stays = match (leaf, register) {
+        // All but the brand index.
+        (1, EBX) => !0xFF,
+        (1, ECX) => FEATURE_TSC_DEADLINE | FEATURE_OSXSAVE | FEATURE_HYPERVISOR,
+        (1, EDX) => FEATURE_HTT,
+        // How many share the cache, and the package.
+        (4, EAX) => !0x3FFF,
+        (0xB, _) => u32::MAX,
+        _ => 0,
+    };
+    Bits::new(bits.mask() & !stays, bits.value())
+}
+
+fn has_subleaves(leaf: u32) -> bool {
+    matches!(leaf, 4 | 7 | 0xB | 0xD)
 }
 
 fn table(leaf: u32, subleaf: u32, context: &CpuidContext<'_>) -> [u32; 4] {
@@ -188,7 +255,7 @@ mod tests {
     use super::*;
 
     const ONE: CpuidContext<'static> =
-        CpuidContext { vcpu_id: 0, vcpu_count: 1, cr4: 0, overrides: &[] };
+        CpuidContext { vcpu_id: 0, vcpu_count: 1, cr4: 0, changes: &[] };
 
     fn text(words: &[u32]) -> String {
         let bytes = words.iter().flat_map(|word| word.to_le_bytes());
@@ -239,7 +306,7 @@ mod tests {
 
     #[test]
     fn answers_follow_the_context() {
-        let three = CpuidContext { vcpu_id: 2, vcpu_count: 3, cr4: CR4_OSXSAVE, overrides: &[] };
+        let three = CpuidContext { vcpu_id: 2, vcpu_count: 3, cr4: CR4_OSXSAVE, changes: &[] };
         let [_, ebx, ecx, edx] = cpuid(1, 0, &three);
         assert_eq!(ebx, 0x0204_0800);
         assert!(ecx & FEATURE_OSXSAVE != 0 && edx & FEATURE_HTT != 0);
@@ -250,12 +317,53 @@ mod tests {
         assert_eq!(cpuid(4, 4, &three), [0; 4]);
     }
 
+    fn change(leaf: u32, subleaf: u32, register: usize, mask: u32, value: u32) -> CpuidModifier {
+        let mut registers = [Bits::default(); 4];
+        registers[register] = Bits::new(mask, value);
+        CpuidModifier { leaf, subleaf, flags: 0, registers }
+    }
+
     #[test]
-    fn overrides_replace_the_masked_bits() {
-        let change = CpuidOverride { leaf: 7, subleaf: 0, mask: [0, 3, 0, 0], value: [9, 2, 9, 9] };
-        let context = CpuidContext { overrides: &[change], ..ONE };
-        let expected = [0, STRUCTURED_EBX & !3 | 2, 0, STRUCTURED_EDX];
-        assert_eq!(cpuid(7, 0, &context), expected);
-        assert_eq!(cpuid(7, 1, &context), [0; 4]);
+    fn a_template_changes_what_is_told() {
+        let check = |change: CpuidModifier, subleaf, expected: fn([u32; 4]) -> [u32; 4]| {
+            let context = CpuidContext { changes: &[change], ..ONE };
+            let (leaf, told) = (change.leaf, cpuid(change.leaf, subleaf, &ONE));
+            assert_eq!(cpuid(leaf, subleaf, &context), expected(told), "leaf {leaf:#x}");
+        };
+        check(change(7, 0, EBX, 1 << 20, 0), 0, |[a, b, c, d]| [a, b & !(1 << 20), c, d]);
+        check(change(7, 0, EBX, 1 << 20, 0), 1, |told| told);
+        check(change(1, 0, EAX, u32::MAX, 0x306F2), 0, |[_, b, c, d]| [0x306F2, b, c, d]);
+        // Leaf 1 has no sub-leaves, so that ECX is not looked at.
+        check(change(1, 0, EAX, u32::MAX, 0x306F2), 9, |[_, b, c, d]| [0x306F2, b, c, d]);
+        check(change(1, 0, EBX, u32::MAX, 0xFFFF_FF05), 0, |[a, b, c, d]| [a, b | 5, c, d]);
+        check(change(1, 0, ECX, FEATURE_HYPERVISOR, 0), 0, |told| told);
+        check(change(0xB, 1, EDX, u32::MAX, 7), 1, |told| told);
+    }
+
+    #[test]
+    fn what_is_not_there_cannot_be_offered() {
+        let check = |changes: &[CpuidModifier], expected: &str| {
+            let template = CpuTemplate::new(Vec::new(), changes.to_vec(), Vec::new()).unwrap();
+            let text = check_template(&template).err().unwrap_or_default();
+            assert!(text.contains(expected) && text.is_empty() == expected.is_empty(), "{text}");
+        };
+        let avx = change(1, 0, ECX, 1 << 28, 1 << 28);
+        check(&[], "");
+        check(&[avx], "leaf 0x1, subleaf 0x0, register ecx, bit 28, which the software CPU does n");
+        check(&[change(1, 0, ECX, 1 << 28, 0), change(1, 0, ECX, 1, 1)], "");
+        check(&[change(7, 1, EAX, 1 << 4, 1 << 4)], "leaf 0x7, subleaf 0x1, register eax, bit 4");
+        check(&[change(0x1234, 0, EAX, 1, 0)], "");
+        check(&[change(0x15, 0, ECX, 1 << 9, 1 << 9)], "");
+        check(&[change(0x15, 0, ECX, 1 << 9, 0)], "leaf 0x15, subleaf 0x0, register ecx, bit 9");
+        check(&[change(0x8000_0002, 0, EAX, u32::MAX, 7)], "");
+        check(&[change(0xB, 0, EAX, u32::MAX, 7)], "");
+    }
+
+    #[test]
+    fn named_templates_are_for_other_processors() {
+        use spec::NamedTemplate::{T2, T2A};
+        let text = |name: spec::NamedTemplate| check_template(&name.into()).unwrap_err();
+        assert!(text(T2).contains("CPU model is not permitted"));
+        assert!(text(T2A).contains("CPU vendor mismatched"));
     }
 }

@@ -31,7 +31,7 @@ impl Cpu {
             vcpu_id: self.id,
             vcpu_count: self.shared.vcpus,
             cr4: self.cr4,
-            overrides: &[],
+            changes: self.shared.cpu_template.cpuid(),
         }
     }
 

@@ -7,6 +7,8 @@
 //! The time stamp counter counts nanoseconds of the machine's clock, so guest time needs no
 //! conversion anywhere: TSC = clock + [`Msrs::tsc_offset`].
 
+use spec::{Bits, MsrModifier};
+
 use crate::cpu::{CS, Cpu, FS_BASE, GS_BASE, Step, Trap};
 use crate::paging::canonical;
 use crate::system::mtrr::Mtrrs;
@@ -22,6 +24,9 @@ pub const EFER_NXE: u64 = 1 << 11;
 const EFER_VALID: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 
 const CR0_PG: u64 = 1 << 31;
+
+/// IA32_TIME_STAMP_COUNTER.
+const TSC: u32 = 0x10;
 
 /// Fast strings enabled; branch trace and precise sampling unavailable.
 const MISC_ENABLE_RESET: u64 = 1 << 0 | 1 << 11 | 1 << 12;
@@ -92,7 +97,7 @@ enum Register {
 impl Register {
     fn at(index: u32) -> Option<Self> {
         Some(match index {
-            0x10 => Self::Tsc,
+            TSC => Self::Tsc,
             0x11 | 0x4B56_4D00 => Self::KvmWallClock,
             0x12 | 0x4B56_4D01 => Self::KvmSystemTime,
             0x17 => Self::PlatformId,
@@ -273,17 +278,18 @@ impl Cpu {
         };
         Ok(match register {
             Register::Tsc => self.tsc(),
-            Register::PlatformId | Register::MicrocodeTrigger => 0,
+            Register::PlatformId => self.read_only_msr(index, 0),
+            Register::MicrocodeTrigger => 0,
             Register::ApicBase => self.apic_base(),
             Register::TscAdjust => self.msrs.tsc_adjust,
-            Register::MicrocodeRevision => MICROCODE_REVISION,
-            Register::MtrrCap => Mtrrs::CAP,
-            Register::ArchCapabilities => ARCH_CAPABILITIES,
+            Register::MicrocodeRevision => self.read_only_msr(index, MICROCODE_REVISION),
+            Register::MtrrCap => self.read_only_msr(index, Mtrrs::CAP),
+            Register::ArchCapabilities => self.read_only_msr(index, ARCH_CAPABILITIES),
             Register::SysenterCs => self.msrs.sysenter_cs,
             Register::SysenterEsp => self.msrs.sysenter_esp,
             Register::SysenterEip => self.msrs.sysenter_eip,
             // The ratio of 10 to a bus of 100 MHz.
-            Register::PerfStatus => 10 << 8,
+            Register::PerfStatus => self.read_only_msr(index, 10 << 8),
             Register::MiscEnable => self.msrs.misc_enable,
             Register::DebugControl => self.msrs.debug_control,
             Register::MtrrVariable(i) => self.msrs.mtrrs.variable[i],
@@ -372,6 +378,41 @@ impl Cpu {
             }
         }
         Ok(())
+    }
+
+    /// A register that no software writes: its `value`, with the CPU template's changes.
+    fn read_only_msr(&self, index: u32, value: u64) -> u64 {
+        let changes = self.shared.cpu_template.msrs().iter().filter(|m| m.index == index);
+        changes.fold(value, |value, change| change.bits.apply(value))
+    }
+
+    /// Makes the CPU template's changes to the registers of a new vCPU, or says which one cannot
+    /// be made.
+    pub fn modify_msrs(&mut self) -> Result<(), String> {
+        let shared = self.shared.clone();
+        let pending = self.pending;
+        for &MsrModifier { index, bits } in shared.cpu_template.msrs() {
+            let made = self.modify_msr(index, bits);
+            self.pending = pending;
+            if !made {
+                return Err(format!(
+                    "the CPU template gives MSR {index:#x} a value that the software CPU does not \
+                     know; leave it alone, or use KVM"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the register has the change then. A read-only one always has.
+    fn modify_msr(&mut self, index: u32, bits: Bits<u64>) -> bool {
+        let Ok(old) = self.read_msr(index) else { return false };
+        let wanted = bits.apply(old);
+        if old != wanted && self.restore_msr(index, wanted).is_err() {
+            return false;
+        }
+        // Some keep only the bits that they have; the time stamp counter moves on.
+        index == TSC || self.read_msr(index).is_ok_and(|now| bits.apply(now) == now)
     }
 
     /// Moves the TSC, and IA32_TSC_ADJUST with it (SDM Vol. 3B, 18.17.3).

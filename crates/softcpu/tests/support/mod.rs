@@ -40,6 +40,7 @@ impl Device for End {
 
 impl Guest {
     /// A guest with `code` at [`CODE`].
+    #[allow(dead_code)] // Not every test takes the CPU as it comes.
     pub fn new(code: &[u8]) -> Self {
         Self::with(code, sparkler_softcpu::Options::default())
     }
