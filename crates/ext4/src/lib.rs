@@ -1,4 +1,5 @@
-//! Writes ext4 file systems: no mount, no root, and the same bytes for the same input.
+//! Writes ext4 file systems, and reads them again: no mount, no root, and the same bytes for the
+//! same input.
 //!
 //! A file system is described, planned, and written, in this order and once:
 //!
@@ -12,6 +13,8 @@
 //! | --- | --- |
 //! | [`builder`] | the description: inodes, their names, attributes and extended attributes |
 //! | [`plan`] | inode numbers, blocks, and all metadata |
+//! | `write` | the plan and the contents, to bytes |
+//! | [`reader`] | the way back: inodes, names and the places of contents from a disk |
 //! | `geometry` | block groups, their backups, and the allocator, which only goes forward |
 //! | `folder`, `extent`, `xattr`, `inode`, `superblock` | the structures, each a function to bytes |
 //! | `checksum`, `hash` | CRC32C in ext4's way, and the half-MD4 of indexed folders |
@@ -37,13 +40,16 @@ mod hash;
 mod inode;
 pub mod plan;
 mod put;
+pub mod reader;
 mod superblock;
+mod write;
 mod xattr;
 
 use std::io;
 
 pub use builder::{Attributes, Builder, Kind, NodeId, Special, Time};
-pub use plan::{Contents, Options, Plan, Sink, Size};
+pub use plan::{Options, Plan, Size};
+pub use write::{Contents, Sink};
 pub use xattr::is_xattr;
 
 /// Bytes of a block.
@@ -126,6 +132,12 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
+    /// A disk has no file system that can be read.
+    #[error("the disk cannot be read: {0}")]
+    Damaged(&'static str),
+    /// The disk could not be read.
+    #[error("cannot read the disk: {0}")]
+    Read(#[source] io::Error),
     /// The image could not be written.
     #[error("cannot write the image: {0}")]
     Write(#[source] io::Error),

@@ -1,6 +1,8 @@
 //! Extended attributes: in the inode as far as they fit, the others in a block
 //! (Documentation/filesystems/ext4/attributes.rst).
 
+pub(crate) mod read;
+
 use crate::builder::Xattrs;
 use crate::checksum::Crc;
 use crate::put::{Put, high16, low16};

@@ -1,14 +1,43 @@
-//! Disks for machines: copies of images that take no time and no room.
+//! Disks for machines: copies of images, which are themselves never written to.
 //!
-//! Where the file system shares blocks between files (btrfs, XFS, bcachefs), a copy is a reflink.
-//! Elsewhere [`copy`] copies what is no hole.
+//! Where the file system shares blocks between files (btrfs, XFS, bcachefs), a copy is a reflink,
+//! and takes neither time nor room. Elsewhere it is a copy of what is no hole.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
+
+use crate::cache::Temporary;
+use crate::store::{Image, Store};
+use crate::{Error, Result};
+
+/// A machine's own copy of an image's disk, which is gone when this is dropped. What a killed
+/// process leaves is swept with the store's other temporary folders.
+pub struct OwnDisk {
+    path: PathBuf,
+    _work: Temporary,
+}
+
+impl OwnDisk {
+    /// Copies the image's disk, next to it.
+    pub fn new(store: &Store, image: &Image) -> Result<Self> {
+        let from = File::open(&image.disk).map_err(Error::file("open", &image.disk))?;
+        let work = store.work()?;
+        let path = work.path().join("own.ext4");
+        let to = File::create_new(&path).map_err(Error::file("make", &path))?;
+        copy(&from, &to).map_err(Error::file("write", &path))?;
+        Ok(OwnDisk { path, _work: work })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
 
 /// How much is copied at a time where the kernel cannot do it.
 const PIECE: usize = 1 << 20;

@@ -166,6 +166,19 @@ pub enum Error {
     /// Several images begin with this.
     #[error("`{0}` is the beginning of several images' numbers; write more of it")]
     ManyImages(String),
+    /// A Dockerfile cannot be built.
+    #[error("{}{why}", place(file, *line))]
+    Dockerfile {
+        /// The file.
+        file: String,
+        /// The line, from 1 on; 0 if it is about all of them.
+        line: u32,
+        /// What is wrong, or what came of the step there.
+        why: String,
+    },
+    /// The user wants a build to stop.
+    #[error("the build was interrupted")]
+    Interrupted,
     /// A distribution's release that is not known.
     #[error("`{text}` is no release that sparkler knows: {known}")]
     Suite {
@@ -208,4 +221,12 @@ impl Error {
 /// A path in front of a message, if there is one.
 fn at(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!("{path}: ") }
+}
+
+/// A file and a line in it, in front of a message.
+fn place(file: &str, line: u32) -> String {
+    match line {
+        0 => format!("{file}: "),
+        line => format!("{file}:{line}: "),
+    }
 }

@@ -10,6 +10,7 @@
 //! | [`store`] | images by name, safe with several processes and against being killed |
 //! | [`disk`] | copies of an image's disk |
 //! | [`oci`] | container images: folders, archives, registries |
+//! | [`dockerfile`] | images from Dockerfiles; their steps run in machines of the caller's |
 //! | [`debian`] | Debian and Ubuntu by release, from their packages |
 //! | [`tree`] | the files of an image, put together from layers in memory |
 //! | [`tar`], [`folder`] | archives and folders of the host, read into a tree |
@@ -42,6 +43,7 @@ mod deb;
 pub mod debian;
 mod decompress;
 pub mod disk;
+pub mod dockerfile;
 mod elf;
 mod error;
 pub mod ext4;

@@ -121,9 +121,8 @@ impl Source {
             None => None,
         };
         if let Some(image) = known {
-            store.tag(&image.id, name)?;
             progress.done();
-            return store.find(&image.id);
+            return store.tag(&image.id, name);
         }
         let (tree, run) = made.tree(work.path(), progress)?;
         let folder = store.work()?;

@@ -225,9 +225,12 @@ impl Store {
     }
 
     /// Gives an image a name, which another may lose by it.
-    pub fn tag(&self, id: &str, name: &Name) -> Result<()> {
+    pub fn tag(&self, id: &str, name: &Name) -> Result<Image> {
         let _lock = self.entries.lock_shared(IMAGES_LOCK)?;
-        self.write_name(id, name)
+        // Somebody may have removed it since it was found.
+        self.find(id)?;
+        self.write_name(id, name)?;
+        self.find(id)
     }
 
     /// Removes a name, and the image with its last; by number, with all its names.

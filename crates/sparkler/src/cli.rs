@@ -53,9 +53,10 @@ pub struct RunArgs {
     /// vmlinux or bzImage; by default `microvm` if it has been built, else `debian`
     #[arg(long, value_name = "K")]
     pub kernel: Option<String>,
-    /// Root disk: an ext4 image, which the guest may write to; without one, a small system in
-    /// memory
-    #[arg(long, value_name = "PATH")]
+    /// Root disk: the path of an ext4 disk, which the guest may write to, or the name of an image
+    /// from `image ls`, of which it gets a copy that goes with the machine; without one, a small
+    /// system in memory
+    #[arg(long, value_name = "PATH|NAME")]
     pub image: Option<PathBuf>,
     /// Virtual CPUs, 1 to 32
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -189,6 +189,76 @@ fn a_full_disk_gives_its_space_back() {
     assert_eq!(left.unwrap(), 0);
 }
 
+/// A container image with nothing but busybox in it; nothing without the tools.
+fn busybox_layout(place: &Place) -> Option<String> {
+    let script = format!(
+        "set -e; cd {}; umoci init --layout bb; umoci new --image bb:t; umoci unpack --image bb:t c; \
+         mkdir c/rootfs/bin; cp $(command -v busybox) c/rootfs/bin/; umoci repack --image bb:t c; \
+         umoci config --image bb:t --config.entrypoint /bin/busybox --config.entrypoint echo \
+         --config.cmd said --config.env GREETING=hello",
+        place.folder.path().display()
+    );
+    let made = Command::new("sh").args(["-c", &script]).output().unwrap();
+    if !made.status.success() {
+        eprintln!("SKIPPED: busybox and umoci: {}", String::from_utf8_lossy(&made.stderr));
+        return None;
+    }
+    Some(place.path("bb"))
+}
+
+#[test]
+fn a_stored_image_runs_what_it_says_and_stays_as_it_was() {
+    let cache = image::Cache::open().expect("a cache folder");
+    if !image::kernel::list(&cache, image::kernel::Source::Debian)
+        .is_ok_and(|list| !list.is_empty())
+    {
+        eprintln!(
+            "SKIPPED: no kernel in the cache; run `cargo xtask test` or `sparkler kernel pull`"
+        );
+        return;
+    }
+    let place = Place::new();
+    let Some(layout) = busybox_layout(&place) else { return };
+    place.check(&["build", &layout, "-t", "bb"], 0, "bb:latest", "");
+    let run = |name: &str, command: &[&str]| {
+        let cpu = std::env::var("SPARKLER_TEST_CPU").unwrap_or_else(|_| "soft".to_owned());
+        let mut args = vec!["run", "--kernel", "debian", "--cpu", &cpu, "--image", name];
+        args.extend(command);
+        let mut sparkler = Command::new(env!("CARGO_BIN_EXE_sparkler"));
+        let output = sparkler
+            .args(args)
+            .env("SPARKLER_DATA", place.path("data"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), said)
+    };
+    let (code, out, said) = run("bb", &[]);
+    assert_eq!((code, out.as_str()), (Some(0), "said\n"), "{said}");
+    let (code, out, said) = run("bb", &["--", "a", "b"]);
+    assert_eq!((code, out.as_str()), (Some(0), "a b\n"), "{said}");
+    place.check(&["rm", "bb"], 0, "removed bb", "");
+    let script =
+        ["config", "--image", "bb:t", "--config.entrypoint", "/bin/busybox", "--config.cmd", "sh"];
+    let script =
+        [&script[..], &["--config.cmd", "-c", "--config.cmd", "echo $GREETING; echo x > /written"]];
+    let umoci =
+        Command::new("umoci").args(script.concat()).current_dir(place.folder.path()).output();
+    assert!(umoci.unwrap().status.success());
+    place.check(&["build", &layout, "-t", "bb"], 0, "bb:latest", "");
+    let (code, out, said) = run("bb", &[]);
+    assert_eq!((code, out.as_str()), (Some(0), "hello\n"), "{said}");
+    assert_eq!(place.check_sound(), 1);
+    let disk = place.json(&["inspect", "bb"])[0]["disk"].as_str().unwrap().to_owned();
+    let written = Command::new("/usr/sbin/debugfs").args(["-R", "stat /written", &disk]).output();
+    let written = String::from_utf8_lossy(&written.unwrap().stderr).into_owned();
+    assert!(written.contains("File not found"), "{written}");
+    assert_eq!(fs::read_dir(place.path("data/images/tmp")).unwrap().count(), 0);
+    let (code, _, said) = run("no-such-image", &[]);
+    assert!(code == Some(125) && said.contains("there is no image `no-such-image`"), "{said}");
+}
+
 #[test]
 fn killed_builds_and_prunes_leave_nothing_half_made() {
     let place = Place::new();

@@ -100,6 +100,9 @@ pub struct Run {
     /// Ports that it listens on, as `80/tcp`.
     #[serde(default, deserialize_with = "keys", alias = "exposed_ports")]
     pub exposed_ports: Vec<String>,
+    /// Folders whose content is to be kept.
+    #[serde(default, deserialize_with = "keys", alias = "volumes")]
+    pub volumes: Vec<String>,
     /// Labels.
     #[serde(default, deserialize_with = "nullable", alias = "labels")]
     pub labels: BTreeMap<String, String>,
@@ -227,6 +230,10 @@ impl Config {
     pub fn parse(bytes: &[u8], name: &str) -> Result<Self> {
         #[derive(Deserialize)]
         struct File {
+            #[serde(default)]
+            os: String,
+            #[serde(default)]
+            architecture: String,
             #[serde(default, deserialize_with = "nullable")]
             config: Run,
             rootfs: RootFs,
@@ -237,6 +244,12 @@ impl Config {
             diff_ids: Vec<Digest>,
         }
         let file: File = parse(bytes, name)?;
+        // Some tools leave it out; an index would have said it.
+        let (os, architecture) = (file.os.as_str(), file.architecture.as_str());
+        if !["", "linux"].contains(&os) || !["", "amd64"].contains(&architecture) {
+            let why = format!("it is for {os}/{architecture}, not for linux/amd64");
+            return Err(Error::format(name, why));
+        }
         Ok(Config { diff_ids: file.rootfs.diff_ids, run: file.config })
     }
 }
@@ -327,7 +340,8 @@ mod tests {
         assert_eq!((config.run.entrypoint.len(), config.run.cmd.len()), (1, 0));
         let ours = serde_json::to_string(&config.run).unwrap();
         assert_eq!(serde_json::from_str::<Run>(&ours).unwrap(), config.run);
-        for bad in ["", "{}", r#"{"rootfs":{"diff_ids":["md5:0"]}}"#] {
+        let arm = r#"{"os":"linux","architecture":"arm64","rootfs":{}}"#;
+        for bad in ["", "{}", r#"{"rootfs":{"diff_ids":["md5:0"]}}"#, arm] {
             assert!(Config::parse(bad.as_bytes(), "test").is_err(), "{bad}");
         }
     }

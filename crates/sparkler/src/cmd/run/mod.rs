@@ -45,6 +45,8 @@ pub fn run(args: &RunArgs, start: Instant) -> anyhow::Result<ExitCode> {
         guest_events: Some(guest),
         ..Setup::plain()?
     };
+    // Its copy of an image goes when the machine has ended.
+    let _root = plan.root;
     let machine = Machine::start_with(plan.spec, args.cpu.into(), setup)?;
     let terminal = match plan.kind {
         Kind::Terminal => host::terminal::raw().context("cannot set the terminal up")?,

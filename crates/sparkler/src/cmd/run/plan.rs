@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use image::disk::OwnDisk;
 use image::kernel::cmdline::Features;
 use image::kernel::{self, Kernel, Source};
-use image::{Cache, starter};
+use image::store::Image;
+use image::{Cache, Store, starter};
 use spec::{
     BootSource, CacheType, CommandLine, DeviceId, Drive, DriveBackend, InitrdPart, InstanceId,
     MemoryMib, VcpuCount, VmSpec,
@@ -30,6 +32,18 @@ pub struct Plan {
     pub kind: Kind,
     /// Which kernel it is, in words.
     pub kernel: String,
+    /// The machine's copy of an image, which goes with it.
+    pub root: Option<OwnDisk>,
+}
+
+/// What `--image` names.
+enum Root {
+    /// Nothing: a small system in memory.
+    Memory,
+    /// A disk of the user's.
+    File(PathBuf),
+    /// An image from the store, of which the machine gets a copy.
+    Stored(Box<Image>),
 }
 
 impl Plan {
@@ -38,35 +52,92 @@ impl Plan {
         // What costs nothing to check comes before downloads.
         let vcpus = VcpuCount::new(args.cpus).context("--cpus")?;
         let memory = MemoryMib::new(args.memory).context("--memory")?;
-        let (kind, command) = session(args);
-        check_files(args)?;
+        let root = Root::find(args.image.as_deref())?;
+        let (kind, command) = session(args, &root);
+        check_files(args, &root)?;
         let bar = Bar::new();
         let cache = Cache::open()?;
         let kernel = choose_kernel(args.kernel.as_deref(), &cache, &bar)?;
-        let initrd = match args.image {
-            Some(_) => starter::root_initramfs(&cache, &kernel, &bar)?,
-            None => starter::initramfs(&cache, &kernel, &bar)?,
+        let initrd = match root {
+            Root::File(_) | Root::Stored(_) => starter::root_initramfs(&cache, &kernel, &bar)?,
+            Root::Memory => starter::initramfs(&cache, &kernel, &bar)?,
         };
         drop(bar);
         let line = CommandLine::new(command_line(&kernel, kind)).context("kernel command line")?;
         let mut boot = BootSource::new(&kernel.vmlinux, line).context("--kernel")?;
         boot.push_initrd(InitrdPart::File(initrd))?;
         if let Some(command) = command {
-            let no_environment: &[(&str, &str)] = &[];
-            let overlay = starter::command_overlay(&command, no_environment)?;
+            let overlay = starter::command_overlay(&command, &root.environment())?;
             boot.push_initrd(InitrdPart::Bytes(overlay.into()))?;
         }
         let mut spec = VmSpec::new(InstanceId::new("sparkler-run")?, boot);
         (spec.vcpus, spec.memory) = (vcpus, memory);
         spec.entropy = Some(spec::Entropy::default());
-        add_disks(&mut spec, args)?;
-        Ok(Self { spec, kind, kernel: describe(&kernel) })
+        let own = root.own_disk()?;
+        let disk = own.as_ref().map(OwnDisk::path).or(root.file());
+        add_disks(&mut spec, disk, &args.disks)?;
+        Ok(Self { spec, kind, kernel: describe(&kernel), root: own })
+    }
+}
+
+impl Root {
+    /// A file if there is one of this name, or if it can only be one; else an image's name.
+    fn find(image: Option<&Path>) -> Result<Self> {
+        let Some(path) = image else { return Ok(Self::Memory) };
+        let name = path.to_str().filter(|name| !name.starts_with(['/', '.']) && !path.exists());
+        match name {
+            Some(name) => {
+                let image = Store::open()?.find(name).context("--image")?;
+                let run = &image.record.run;
+                if !["", "0", "root", "0:0"].contains(&run.user.as_str()) {
+                    eprintln!("sparkler: {name} is to run as {}; here it runs as root", run.user);
+                }
+                Ok(Self::Stored(Box::new(image)))
+            }
+            None => Ok(Self::File(path.to_owned())),
+        }
+    }
+
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Memory | Self::Stored(_) => None,
+        }
+    }
+
+    fn own_disk(&self) -> Result<Option<OwnDisk>> {
+        match self {
+            Self::Stored(image) => Ok(Some(OwnDisk::new(&Store::open()?, image)?)),
+            Self::Memory | Self::File(_) => Ok(None),
+        }
+    }
+
+    /// What is to run: as Docker has it, a command takes the place of the image's arguments, and
+    /// its entry point stays in front.
+    fn command(&self, given: &[String]) -> Vec<String> {
+        match self {
+            Self::Stored(image) => {
+                let run = &image.record.run;
+                let arguments = if given.is_empty() { &run.cmd } else { given };
+                [&run.entrypoint, arguments].concat()
+            }
+            Self::Memory | Self::File(_) => given.to_vec(),
+        }
+    }
+
+    fn environment(&self) -> Vec<(&str, &str)> {
+        match self {
+            Self::Stored(image) => {
+                image.record.run.env.iter().filter_map(|pair| pair.split_once('=')).collect()
+            }
+            Self::Memory | Self::File(_) => Vec::new(),
+        }
     }
 }
 
 /// Opens what the user named and lets go of it again: a mistyped path is told before a download.
-fn check_files(args: &RunArgs) -> Result<()> {
-    if let Some(path) = &args.image {
+fn check_files(args: &RunArgs, root: &Root) -> Result<()> {
+    if let Some(path) = root.file() {
         host::FileDisk::open(path, false)?;
     }
     for disk in &args.disks {
@@ -81,8 +152,8 @@ fn check_files(args: &RunArgs) -> Result<()> {
 }
 
 /// How the console is used, and the command for init.
-fn session(args: &RunArgs) -> (Kind, Option<Vec<String>>) {
-    let command = (!args.command.is_empty()).then(|| args.command.clone());
+fn session(args: &RunArgs, root: &Root) -> (Kind, Option<Vec<String>>) {
+    let command = Some(root.command(&args.command)).filter(|command| !command.is_empty());
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     match (terminal, command) {
         (true, command) => (Kind::Terminal, command),
@@ -161,12 +232,13 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// The image first, as the root disk, then the other disks in their order.
-fn add_disks(spec: &mut VmSpec, args: &RunArgs) -> Result<()> {
-    let image = args.image.iter().map(|path| (path, false, true));
-    let others = args.disks.iter().map(|DiskArg { path, read_only }| (path, *read_only, false));
+fn add_disks(spec: &mut VmSpec, root: Option<&Path>, disks: &[DiskArg]) -> Result<()> {
+    let image = root.iter().map(|path| (*path, false, true));
+    let others =
+        disks.iter().map(|DiskArg { path, read_only }| (path.as_path(), *read_only, false));
     for (number, (path, read_only, is_root)) in image.chain(others).enumerate() {
         let id = DeviceId::new("drive_id", format!("disk{number}"))?;
-        let mut drive = Drive::new(id, DriveBackend::File(PathBuf::clone(path)))?;
+        let mut drive = Drive::new(id, DriveBackend::File(path.to_owned()))?;
         (drive.read_only, drive.is_root) = (read_only, is_root);
         // A user's own disk: what the guest flushes is to be on it.
         drive.cache = CacheType::Writeback;
@@ -207,7 +279,7 @@ mod tests {
         let args = args("--disk a --disk b:ro --image root.ext4");
         let boot = BootSource::new("k", CommandLine::default()).unwrap();
         let mut spec = VmSpec::new(InstanceId::new("x").unwrap(), boot);
-        add_disks(&mut spec, &args).unwrap();
+        add_disks(&mut spec, args.image.as_deref(), &args.disks).unwrap();
         let disks: Vec<_> = spec
             .drives
             .iter()
