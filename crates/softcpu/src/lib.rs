@@ -2,7 +2,7 @@
 //!
 //! [`SoftVm`] is the back end for hosts without usable hardware virtualisation. It interprets
 //! blocks of decoded instructions on x86-64 hosts, with the host's own arithmetic, flags, SSE and
-//! x87 units, so that results are exact.
+//! x87 units, so that results are exact, and translates those that run often.
 //!
 //! | module | what it holds |
 //! | --- | --- |

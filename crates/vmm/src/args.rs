@@ -39,6 +39,10 @@ const FLAGS: &[Flag] = &[
         ..value("api-sock", "Path to the unix domain socket of the API.")
     },
     switch("boot-timer", "Log the time when the guest says that it has booted."),
+    value(
+        "code-cache",
+        "MiB of translated code that the software CPU keeps for each vCPU [default: 32].",
+    ),
     value("config-file", "Path to a JSON file that configures the machine, which starts at once."),
     Flag {
         default: Some("auto"),
@@ -67,7 +71,9 @@ const FLAGS: &[Flag] = &[
         requires: Some("config-file"),
         ..switch("no-api", "Run without an API socket, from --config-file.")
     },
+    switch("no-jit", "Run the software CPU without its translator."),
     switch("no-seccomp", "Run without system call filters (there are none yet)."),
+    switch("perf-map", "List translated code for perf in /tmp/perf-PID.map."),
     value("parent-cpu-time-us", "CPU time that the parent used before this process, in us."),
     Flag {
         forbids: &["no-seccomp"],
@@ -78,6 +84,8 @@ const FLAGS: &[Flag] = &[
     switch("snapshot-version", "Print the version of the snapshot format, and end."),
     value("start-time-cpu-us", "Process start by its CPU clock, in us."),
     value("start-time-us", "Process start by the monotonic clock, in us."),
+    switch("stats", "Log what the software CPU did, at the end."),
+    switch("verify", "Compare each translation of the software CPU with its interpreter; slow."),
     switch("version", "Print the version, and end."),
 ];
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use memory::GuestMemory;
+use softcpu::JitOptions;
 use spec::VmSpec;
 use vcpu::Vm;
 
@@ -34,6 +35,32 @@ impl FromStr for CpuChoice {
         found
             .map(|(_, choice)| *choice)
             .ok_or_else(|| format!("`{text}` is no CPU: use `auto`, `kvm` or `soft`"))
+    }
+}
+
+/// What runs the guest's code, and how the software CPU does, should it be that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Which CPU.
+    pub choice: CpuChoice,
+    /// How the software CPU translates hot code; None leaves all of it to the interpreter.
+    pub jit: Option<JitOptions>,
+    /// Log what the software CPU did, at the end.
+    pub stats: bool,
+}
+
+impl From<CpuChoice> for CpuOptions {
+    fn from(choice: CpuChoice) -> Self {
+        Self { choice, jit: Some(JitOptions::DEFAULT), stats: false }
+    }
+}
+
+/// Bytes of a size in MiB from the command line, within what the software CPU takes.
+pub fn parse_code_cache(text: &str) -> Result<usize, String> {
+    let (min, max) = (softcpu::CACHE_BYTES_MIN >> 20, softcpu::CACHE_BYTES_MAX >> 20);
+    match text.parse::<usize>() {
+        Ok(mib) if (min..=max).contains(&mib) => Ok(mib << 20),
+        _ => Err(format!("`{text}` is no size of translated code: give {min} to {max} MiB")),
     }
 }
 
@@ -89,6 +116,7 @@ pub fn decide(choice: CpuChoice) -> Decision {
 /// Makes the virtual machine that was decided on.
 pub(crate) fn open(
     decision: &Decision,
+    cpu: CpuOptions,
     memory: Arc<GuestMemory>,
     spec: &VmSpec,
 ) -> Result<Arc<dyn Vm>, Error> {
@@ -100,8 +128,8 @@ pub(crate) fn open(
             kvm::KvmVm::new(memory, options)?
         }
         Decision::Soft | Decision::SoftInstead(_) => {
-            let options =
-                softcpu::Options { vcpus: vcpu_count, cpu_template, ..softcpu::Options::default() };
+            let CpuOptions { jit, stats, .. } = cpu;
+            let options = softcpu::Options { vcpus: vcpu_count, cpu_template, jit, stats };
             softcpu::SoftVm::new(memory, options)?
         }
     };

@@ -24,6 +24,9 @@ pub enum Error {
     /// A disk cannot be opened.
     #[error(transparent)]
     Disk(#[from] host::DiskError),
+    /// A disk over another cannot be opened.
+    #[error(transparent)]
+    Overlay(#[from] host::OverlayError),
     /// A tap cannot be opened.
     #[error(transparent)]
     Tap(#[from] host::TapError),

@@ -19,7 +19,10 @@ use log::{error, info, warn};
 use serde_json::Value;
 use sparkler_vmm::args::{ArgError, Arguments, Help};
 use sparkler_vmm::controller::{Process, ProcessError, StartTime};
-use sparkler_vmm::{CpuChoice, ExitCode, FIRECRACKER_VERSION, SNAPSHOT_VERSION, logger, metrics};
+use sparkler_vmm::{
+    CpuChoice, CpuOptions, ExitCode, FIRECRACKER_VERSION, JitOptions, SNAPSHOT_VERSION, logger,
+    metrics, parse_code_cache,
+};
 use spec::InstanceId;
 use thiserror::Error;
 
@@ -52,6 +55,8 @@ enum Failure {
     InvalidLogLevel(api::UnknownLevel),
     #[error("Invalid instance ID: {0}")]
     InvalidInstanceId(String),
+    #[error("Invalid value for --code-cache: {0}")]
+    InvalidCodeCache(String),
     #[error("Invalid value for --cpu: {0}")]
     InvalidCpu(String),
     #[error("'{0}' parameter expected to be of '{1}' type.")]
@@ -80,6 +85,7 @@ impl Failure {
             Self::ParseArguments(_) => ExitCode::ArgumentParsing,
             Self::InvalidLogLevel(_) => ExitCode::BadConfiguration,
             Self::InvalidInstanceId(_)
+            | Self::InvalidCodeCache(_)
             | Self::InvalidCpu(_)
             | Self::InvalidNumber(..)
             | Self::Logger(_)
@@ -147,12 +153,28 @@ fn configure_log(args: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the flags say about the CPU.
+fn cpu_options(args: &Arguments) -> Result<CpuOptions, Failure> {
+    let choice: CpuChoice =
+        args.value("cpu").unwrap_or_default().parse().map_err(Failure::InvalidCpu)?;
+    let cache_bytes = args.value("code-cache").map(parse_code_cache).transpose();
+    let jit = JitOptions {
+        cache_bytes: cache_bytes
+            .map_err(Failure::InvalidCodeCache)?
+            .unwrap_or(JitOptions::DEFAULT.cache_bytes),
+        verify: args.has("verify"),
+        perf_map: args.has("perf-map"),
+        ..JitOptions::DEFAULT
+    };
+    let jit = (!args.has("no-jit")).then_some(jit);
+    Ok(CpuOptions { choice, jit, stats: args.has("stats") })
+}
+
 /// All that the flags say about the process, read and checked.
 fn configure(args: &Arguments) -> Result<Process, Failure> {
     let id = InstanceId::new(args.value("id").unwrap_or_default())
         .map_err(|error| Failure::InvalidInstanceId(error.to_string()))?;
-    let cpu: CpuChoice =
-        args.value("cpu").unwrap_or_default().parse().map_err(Failure::InvalidCpu)?;
+    let cpu = cpu_options(args)?;
     if let Some(path) = args.value("metrics-path") {
         let config =
             api::Metrics { metrics_path: path.to_owned(), emit_id: false, properties: None };

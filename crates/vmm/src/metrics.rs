@@ -81,6 +81,13 @@ pub(crate) fn last_word(signal: i32) {
     let _ = process.try_flush();
 }
 
+/// Counts SIGPIPE from within its handler.
+pub(crate) fn count_sigpipe() {
+    if let Some(process) = PROCESS.get() {
+        process.metrics.signals.sigpipe.inc();
+    }
+}
+
 fn process() -> &'static Writer {
     PROCESS.get_or_init(Writer::default)
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use devices::block::BlockBackend;
-use host::{DiskClaim, EventFd, FileDisk, Tap, UnixHost, UringDisk};
+use host::{DiskClaim, EventFd, FileDisk, OverlayDisk, Tap, UnixHost, UringDisk};
 use log::warn;
 use spec::{Drive, DriveBackend, IoEngine, NetworkInterface, VmSpec, Vsock};
 
@@ -110,7 +110,20 @@ impl Resources {
 
 impl Disk {
     fn open(drive: &Drive) -> Result<Self, Error> {
-        let (DriveBackend::File(path) | DriveBackend::VhostUser(path)) = drive.backend();
+        match drive.backend() {
+            DriveBackend::Overlay(path) => Self::open_overlay(path, drive.read_only),
+            // The machine refuses sockets, in words of its own.
+            DriveBackend::File(path) | DriveBackend::VhostUser(path) => Self::open_file(path, drive),
+        }
+    }
+
+    fn open_overlay(path: &Path, read_only: bool) -> Result<Self, Error> {
+        let disk = OverlayDisk::open(path)?;
+        let seat = Seat { claim: disk.claim(), read_only, event: None };
+        Ok(Self { back_end: Box::new(disk), seat })
+    }
+
+    fn open_file(path: &Path, drive: &Drive) -> Result<Self, Error> {
         let file = FileDisk::open(path, drive.read_only)?;
         warn_of_excess(path, &file);
         let event = match drive.io_engine {

@@ -21,12 +21,16 @@ use spec::{SerialOutput, VmSpec};
 
 use crate::console::Console;
 use crate::control::{Control, End};
-use crate::cpu::{self, CpuChoice, Decision};
+use crate::cpu::{self, CpuOptions, Decision};
 use crate::event_loop::{EventLoop, Requests};
 use crate::guest::Guest;
 use crate::resources::Resources;
 use crate::wiring::Wiring;
 use crate::{Error, logger, metrics, threads};
+
+/// Descriptors that a machine may need: the socket device's connections and callers are 2,046 of
+/// them.
+const DESCRIPTORS_MAX: u64 = 4096;
 
 /// How long the vCPUs' threads have to return once the machine ends.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -94,26 +98,32 @@ pub struct Machine {
 impl Machine {
     /// Starts a machine as the `firecracker` binary does: a terminal on standard input is raw, and
     /// a fatal signal is logged.
-    pub fn start(spec: VmSpec, cpu: CpuChoice, setup: Setup) -> Result<Self, Error> {
-        logger::end_on_fatal_signals().map_err(Error::event_loop)?;
+    pub fn start(spec: VmSpec, cpu: impl Into<CpuOptions>, setup: Setup) -> Result<Self, Error> {
+        logger::heed_signals().map_err(Error::event_loop)?;
         let mut machine = Self::start_with(spec, cpu, setup)?;
         machine._terminal = host::terminal::raw().map_err(Error::event_loop)?;
         Ok(machine)
     }
 
     /// Starts a machine that is embedded in another program.
-    pub fn start_with(spec: VmSpec, cpu: CpuChoice, setup: Setup) -> Result<Self, Error> {
+    pub fn start_with(
+        spec: VmSpec,
+        cpu: impl Into<CpuOptions>,
+        setup: Setup,
+    ) -> Result<Self, Error> {
+        let cpu = cpu.into();
         let start = Instant::now();
         let cpu_start = system::process_cpu_time();
+        raise_descriptor_limit();
         check_memory(&spec)?;
-        let deciding = thread::spawn(move || cpu::decide(cpu));
+        let deciding = thread::spawn(move || cpu::decide(cpu.choice));
         let taken = setup.resources.take(&spec)?;
         let console = open_console(&spec, setup.console)?;
         let memory = Arc::new(memory::allocate(&memory::ranges(spec.memory.bytes()))?);
         let decision = deciding.join().unwrap_or(Decision::Soft);
         setup.observer.cpu(&decision);
         setup.observer.stage(Stage::CpuChosen);
-        let vm = cpu::open(&decision, memory.clone(), &spec)?;
+        let vm = cpu::open(&decision, cpu, memory.clone(), &spec)?;
         let waker = setup.control.clone();
         let mut wiring = Wiring::new(&spec, taken, &setup.metadata)?;
         let parts = Parts {
@@ -195,6 +205,14 @@ fn check_memory(spec: &VmSpec) -> Result<(), Error> {
         warn!("the guest may use {wanted_mib} MiB, but only {available} MiB are available now");
     }
     Ok(())
+}
+
+/// Whoever has fewer descriptors than it takes hears of it when one is missing.
+fn raise_descriptor_limit() {
+    match system::raise_descriptor_limit(DESCRIPTORS_MAX) {
+        Ok(limit) => debug!("up to {limit} file descriptors"),
+        Err(error) => warn!("the limit of file descriptors stays as it is: {error}"),
+    }
 }
 
 /// The console that the specification asks for.

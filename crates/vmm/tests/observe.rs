@@ -54,9 +54,13 @@ impl Vmm {
         self.client.put_action(Action::InstanceStart).unwrap();
     }
 
-    fn end(&mut self, signal: &str) -> ExitStatus {
+    fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    fn end(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -104,6 +108,14 @@ fn metrics_tell_what_happened_until_the_last_signal() {
         vmm.client.patch_vm(state).unwrap();
         assert_eq!(vmm.client.instance().unwrap().state, expected);
     }
+    vmm.signal("-PIPE");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", vmm.child.id())).unwrap();
+    let descriptors = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard] = [0, 1].map(|at| -> u64 {
+        let limit = descriptors.split_whitespace().nth(at).unwrap();
+        limit.parse().unwrap_or(u64::MAX)
+    });
+    assert!(soft >= hard.min(4096), "{descriptors}");
     vmm.client.put_action(Action::FlushMetrics).unwrap();
     // SIGHUP: 128 are for signals that nobody catches.
     assert_eq!(vmm.end("-HUP").code(), Some(156));
@@ -114,6 +126,7 @@ fn metrics_tell_what_happened_until_the_last_signal() {
     };
     assert_eq!(sum("put_api_requests", "metrics_count"), 2);
     assert_eq!(sum("put_api_requests", "actions_count"), 2);
+    assert_eq!((sum("signals", "sigpipe"), sum("vcpu", "failures")), (1, 0));
     let last = lines.last().unwrap();
     assert_eq!(last["signals"]["sighup"], 1);
     assert!(last["latencies_us"]["pause_vm"].as_u64().unwrap() > 0, "{}", last["latencies_us"]);

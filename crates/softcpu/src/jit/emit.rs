@@ -43,6 +43,10 @@ pub mod cc {
     pub const E: u8 = 4;
     /// Not equal.
     pub const NE: u8 = 5;
+    /// Above or equal.
+    pub const AE: u8 = 3;
+    /// Below or equal.
+    pub const BE: u8 = 6;
     /// Above.
     pub const A: u8 = 7;
     /// Sign.
@@ -233,9 +237,9 @@ impl Code {
         self.bytes.push(by);
     }
 
-    /// SAR of a 64-bit register by an immediate.
-    pub fn shift_signed(&mut self, reg: u8, by: u8) {
-        self.op_reg(true, &[0xC1], 7, reg);
+    /// SAR of a register by an immediate.
+    pub fn shift_signed(&mut self, wide: bool, reg: u8, by: u8) {
+        self.op_reg(wide, &[0xC1], 7, reg);
         self.bytes.push(by);
     }
 

@@ -41,6 +41,8 @@ pub fn kills(i: &Instruction) -> u32 {
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => RflagsBits::CF,
         Mnemonic::Mul | Mnemonic::Imul => RflagsBits::CF | RflagsBits::OF,
         Mnemonic::Rcl | Mnemonic::Rcr => 0,
+        // All are undefined.
+        Mnemonic::Div | Mnemonic::Idiv => ALL,
         Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar if shifts(i) => modifies(i),
         _ if always_sets_flags(i) => modifies(i),
         _ => 0,

@@ -48,6 +48,8 @@ use crate::decode::{BYTES_MAX, Context, decode};
 use crate::op::{Op, next_rip};
 use crate::ops::simd::copy_of;
 
+use ::memory::{LINE_SIZE, PAGE_SIZE};
+
 use cache::{Entry, Part, Translations};
 pub use runtime::Gate;
 use translate::{Exit, Source, translate};
@@ -288,7 +290,10 @@ impl Cpu {
             versions: &block::versions(op),
             base: jit.translations.memory.next(),
             first_exit: jit.translations.next_exit(),
-            peek: &|offset| peek(offset, PEEK_BYTES),
+            peek: &|offset| match self.is_claimed(frame, offset) {
+                true => peek(offset, PEEK_BYTES),
+                false => Vec::new(),
+            },
             loops: second.is_none() && !jit.verify,
         };
         let translation = translate(&source)?;
@@ -309,6 +314,16 @@ impl Cpu {
         }
         jit.stats.translating += started.elapsed();
         kept
+    }
+
+    /// Whether a write to any of the bytes looked at from `offset` on makes the page's blocks stale:
+    /// only then may a translation rest on them.
+    fn is_claimed(&self, frame: u64, offset: u32) -> bool {
+        let first = u64::from(offset) & !(LINE_SIZE - 1);
+        let end = (u64::from(offset) + PEEK_BYTES as u64).min(PAGE_SIZE);
+        self.port.ram.page(frame).is_some_and(|page| {
+            (first..end).step_by(LINE_SIZE as usize).all(|line| page.state.code_in(line, 1))
+        })
     }
 
     fn run_translation(

@@ -20,6 +20,8 @@ use super::emit::At;
 
 /// RAX.
 pub const RAX: u8 = 0;
+/// RDX.
+pub const RDX: u8 = 2;
 /// The host's stack pointer.
 const HOST_RSP: u8 = 4;
 /// The host register for the address of a memory operand.

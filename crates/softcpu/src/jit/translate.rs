@@ -81,7 +81,8 @@ pub struct Source<'a> {
     pub base: u32,
     /// Number of the first exit that the translation adds.
     pub first_exit: u32,
-    /// The bytes of the page behind an offset in it, a few instructions of them.
+    /// The bytes of the page behind an offset in it, a few instructions of them, or none where the
+    /// block would not become stale with them.
     pub peek: &'a dyn Fn(u32) -> Vec<u8>,
     /// Whether a block may jump to its own start without leaving.
     pub loops: bool,

@@ -7,21 +7,21 @@ use host::DiskError;
 use spec::{InitrdPart, InstanceId, VmSpec};
 
 use super::Resources;
-use crate::{CpuChoice, Error, Machine, Setup, logger, metrics, resources};
+use crate::{CpuOptions, Error, Machine, Setup, logger, metrics, resources};
 
 /// This host, and what it opened so far.
 pub(super) struct Host {
     /// The machine's name in its metrics.
     id: InstanceId,
     /// Which CPU runs it.
-    cpu: CpuChoice,
+    cpu: CpuOptions,
     metadata: mmds::Store,
     opened: resources::Resources,
 }
 
 impl Host {
     /// A host on which nothing is open.
-    pub fn new(id: InstanceId, cpu: CpuChoice, metadata: mmds::Store) -> Self {
+    pub fn new(id: InstanceId, cpu: CpuOptions, metadata: mmds::Store) -> Self {
         Self { id, cpu, metadata, opened: resources::Resources::default() }
     }
 }

@@ -25,7 +25,7 @@ use super::host::Host;
 use super::{Controller, Next, Running};
 use crate::event_loop::Requests;
 use crate::server::{Inbox, ServerError, Socket};
-use crate::{CpuChoice, End, Machine, metrics};
+use crate::{CpuOptions, End, Machine, metrics};
 
 /// What a process is started with.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Process {
     /// The machine's name.
     pub id: InstanceId,
     /// Which CPU runs it.
-    pub cpu: CpuChoice,
+    pub cpu: CpuOptions,
     /// Where the API is offered; nowhere if there is no socket.
     pub api_socket: Option<PathBuf>,
     /// All of the machine, which then starts at once.

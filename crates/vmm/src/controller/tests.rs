@@ -31,10 +31,11 @@ impl Resources for Notes {
     }
 
     fn drive(&mut self, drive: &spec::Drive) -> Result<(), String> {
-        let (spec::DriveBackend::File(path) | spec::DriveBackend::VhostUser(path)) =
-            drive.backend();
         self.0.push(format!("drive {}", drive.id()));
-        open(path)
+        match drive.backend() {
+            spec::DriveBackend::File(path) | spec::DriveBackend::VhostUser(path) => open(path),
+            spec::DriveBackend::Overlay(_) => panic!("no request asks for it"),
+        }
     }
 
     fn interface(&mut self, interface: &spec::NetworkInterface) -> Result<(), String> {

@@ -14,7 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{OnceLock, RwLock};
 
 use api::LogLevel;
@@ -41,10 +41,12 @@ const LAST_WORD_MAX: usize = 256;
 const PIPE_CHUNK: usize = 4096;
 /// `O_NONBLOCK`: a named pipe that nobody reads must not stop the machine.
 const O_NONBLOCK: i32 = 0o4000;
+/// Standard output.
+const STDOUT_FD: i32 = 1;
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 /// Where a signal handler writes its line.
-static LAST_WORD_FD: AtomicI32 = AtomicI32::new(1);
+static LAST_WORD_FD: AtomicI32 = AtomicI32::new(STDOUT_FD);
 
 struct Logger {
     id: String,
@@ -212,11 +214,31 @@ fn write_stdout(line: &[u8]) -> std::io::Result<()> {
 /// Signals that end the process as they always do, once the terminal is put back.
 const ORDINARY_SIGNALS: [i32; 2] = [signals::SIGINT, signals::SIGTERM];
 
+/// Whether a SIGPIPE was logged.
+static SIGPIPE_LOGGED: AtomicBool = AtomicBool::new(false);
+
 /// Makes the signals of [`FATAL_SIGNALS`] end the process with a log line, a line of metrics and
-/// their exit code, and SIGINT and SIGTERM leave the terminal as it was found.
-pub fn end_on_fatal_signals() -> std::io::Result<()> {
+/// their exit code, SIGINT and SIGTERM leave the terminal as it was found, and SIGPIPE be counted.
+pub fn heed_signals() -> std::io::Result<()> {
     signals::on_fatal(&FATAL_SIGNALS.map(|(signal, _)| signal), last_word)?;
-    signals::on_fatal(&ORDINARY_SIGNALS, last_word)
+    signals::on_fatal(&ORDINARY_SIGNALS, last_word)?;
+    signals::on_harmless(signals::SIGPIPE, notice)
+}
+
+/// Runs in a signal handler, for SIGPIPE. Only the first is logged: a log that goes into the broken
+/// pipe itself would bring the next one. It does not wait for whoever reads standard output.
+fn notice(signal: i32) {
+    metrics::count_sigpipe();
+    let Some(logger) = LOGGER.get() else { return };
+    let fd = LAST_WORD_FD.load(Ordering::SeqCst);
+    let waits = fd == STDOUT_FD && !host::stdout_moves();
+    if waits || SIGPIPE_LOGGED.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let mut line = Line::<LAST_WORD_MAX>::new();
+    logger.start_line(&mut line, "main");
+    let _ = write!(line, "] Received signal {signal}, code 0.");
+    signals::write(fd, line.finish());
 }
 
 /// Runs in a signal handler.

@@ -125,7 +125,7 @@ impl Translator<'_> {
     fn refuse_if_not_canonical(&mut self) {
         self.give_up_flags();
         self.code.mov(SCRATCH, ADDRESS);
-        self.code.shift_signed(SCRATCH, 47);
+        self.code.shift_signed(true, SCRATCH, 47);
         self.code.alu_imm(true, group::ADD, SCRATCH, 1);
         self.code.alu_imm(true, group::CMP, SCRATCH, 1);
         self.leave_if(cc::A, self.interpret());

@@ -4,10 +4,13 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use simd::{Class, MemUse};
 
 use super::{Access, Known, Translator, Unknown};
-use crate::jit::emit::At;
+use crate::jit::emit::{At, alu, cc, group};
 use crate::jit::encoding::{Encoding, Map};
-use crate::jit::regs::{ADDRESS, Place, SCRATCH, place};
+use crate::jit::regs::{ADDRESS, Place, RAX, RDX, SCRATCH, place};
 use crate::select::is_absolute_mov;
+
+/// MOV r, r/m.
+const MOV: u8 = 0x8B;
 
 /// What a register field of ModRM numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,8 @@ impl Translator<'_> {
             }
             Mnemonic::Lea => self.load_address(i),
             Mnemonic::Mfence | Mnemonic::Lfence | Mnemonic::Sfence => self.verbatim(i),
+            Mnemonic::Div => self.divide(i, false),
+            Mnemonic::Idiv => self.divide(i, true),
             _ if is_sse(i) => self.sse(i),
             _ if is_integer(i) => self.integer(i),
             _ => Err(Unknown),
@@ -99,6 +104,54 @@ impl Translator<'_> {
         let access = Access { bytes: bytes as u8, write: writes(i), aligned: bytes == 16 };
         let at = self.memory(i, access)?;
         self.copy(i, &encoding, fields, Some(at))
+    }
+
+    /// DIV and IDIV of 32 or 64 bits, where they surely do not fault: what may is left to the
+    /// interpreter.
+    fn divide(&mut self, i: &Instruction, signed: bool) -> Known<()> {
+        let encoding = self.encoding()?;
+        if encoding.opcode != 0xF7 || encoding.operand_16 {
+            return Err(Unknown);
+        }
+        let wide = encoding.rex & 8 != 0;
+        let divisor = if encoding.has_memory() {
+            let bytes = if wide { 8 } else { 4 };
+            Operand::Memory(self.memory(i, Access { bytes, write: false, aligned: false })?)
+        } else {
+            self.give_up_flags();
+            let rm = self.host_register(&encoding, Field::General, encoding.rm(), ADDRESS);
+            Operand::Register(rm)
+        };
+        if signed {
+            self.refuse_signed_overflow(wide, divisor);
+        } else {
+            // The quotient fits if the upper half is less than the divisor, which is then not zero.
+            self.compute(wide, alu::CMP, RDX, divisor);
+            self.leave_if(cc::AE, self.interpret());
+        }
+        self.put_together(&encoding, (Field::Opcode, encoding.reg()), (Field::General, divisor))?;
+        self.flags_were_set(i);
+        Ok(())
+    }
+
+    /// Leaves unless the dividend is the sign-extended RAX, and the divisor neither 0 nor -1.
+    fn refuse_signed_overflow(&mut self, wide: bool, divisor: Operand) {
+        self.compute(wide, MOV, SCRATCH, Operand::Register(RAX));
+        self.code.shift_signed(wide, SCRATCH, if wide { 63 } else { 31 });
+        self.compute(wide, alu::CMP, SCRATCH, Operand::Register(RDX));
+        self.leave_if(cc::NE, self.interpret());
+        self.compute(wide, MOV, SCRATCH, divisor);
+        self.code.alu_imm(wide, group::ADD, SCRATCH, 1);
+        self.code.alu_imm(wide, group::CMP, SCRATCH, 1);
+        self.leave_if(cc::BE, self.interpret());
+    }
+
+    /// `opcode` with a register and an operand.
+    fn compute(&mut self, wide: bool, opcode: u8, reg: u8, operand: Operand) {
+        match operand {
+            Operand::Register(rm) => self.code.op_reg(wide, &[opcode], reg, rm),
+            Operand::Memory(at) => self.code.op_at(wide, &[opcode], reg, at),
+        }
     }
 
     fn sse(&mut self, i: &Instruction) -> Known<()> {
