@@ -19,6 +19,7 @@
 //!
 //! Nothing in here panics or returns: the kernel would panic if init did.
 
+mod account;
 mod disks;
 mod framed;
 mod hostport;
@@ -37,7 +38,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use modules::Stage;
-use options::{COMMAND_FILE, Options};
+use options::{COMMAND_FILE, FOLDER_FILE, Options, USER_FILE};
 use run::Outcome;
 
 fn main() {
@@ -65,6 +66,8 @@ fn read_options() -> Options {
     if let Ok(bytes) = fs::read(COMMAND_FILE) {
         options.command = options::arguments(&bytes).or(options.command);
     }
+    options.user = fs::read_to_string(USER_FILE).ok();
+    options.folder = fs::read_to_string(FOLDER_FILE).ok();
     options
 }
 
@@ -96,7 +99,7 @@ fn enter_root(root: &str, options: &Options) {
 }
 
 fn serve(options: &Options, environment: &[(OsString, OsString)]) {
-    mounts::remaining();
+    mounts::remaining(options.tmp_on_disk);
     match run::run(options, environment) {
         Ok(Outcome::Ended(status)) => hostport::send(hostport::CMD_EXIT_STATUS, Some(status)),
         Ok(Outcome::EndAsked) => {}

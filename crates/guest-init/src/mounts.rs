@@ -41,9 +41,10 @@ pub fn essential() {
     KERNEL_FILE_SYSTEMS[..3].iter().for_each(mount_one);
 }
 
-/// Mounts the rest, for a system that init itself runs.
-pub fn remaining() {
-    KERNEL_FILE_SYSTEMS[3..].iter().for_each(mount_one);
+/// Mounts the rest, for a system that init itself runs; but not what is to stay on the disk.
+pub fn remaining(tmp_on_disk: bool) {
+    let rest = KERNEL_FILE_SYSTEMS[3..].iter();
+    rest.filter(|(_, target, ..)| !tmp_on_disk || target.starts_with("/dev")).for_each(mount_one);
     let cgroups = ("cgroup2", "/sys/fs/cgroup", PLAIN.union(MountFlags::NOEXEC), "");
     if Path::new(cgroups.1).exists() {
         mount_one(&cgroups);

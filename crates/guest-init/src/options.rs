@@ -10,10 +10,12 @@
 //! | `sparkler.term=` | the value of TERM, `linux` if absent |
 //! | `sparkler.winsize=` | rows and columns, as `24x80` |
 //! | `sparkler.hostname=` | the host name, `sparkler` if absent |
+//! | `sparkler.input=none` | a framed command's input is empty; the host sends none |
+//! | `sparkler.tmp=disk` | /tmp and /run are folders of the disk: what is in them is to stay |
 //!
 //! A command too long for the command line is in the file [`COMMAND_FILE`] of
-//! the initramfs instead, and its environment in [`ENVIRONMENT_FILE`]. What
-//! cannot be understood is left out: a guest that boots half right can be
+//! the initramfs instead, and its environment in [`ENVIRONMENT_FILE`]; as whom and
+//! where it runs are in [`USER_FILE`] and [`FOLDER_FILE`]. What cannot be understood is left out: a guest that boots half right can be
 //! looked into, one that stops in init cannot.
 
 use std::net::Ipv4Addr;
@@ -22,6 +24,10 @@ use std::net::Ipv4Addr;
 pub const COMMAND_FILE: &str = "/sparkler/cmd";
 /// `NAME=value` entries separated by NUL bytes.
 pub const ENVIRONMENT_FILE: &str = "/sparkler/env";
+/// The user that the command runs as (see `account`); root if the file is not there.
+pub const USER_FILE: &str = "/sparkler/user";
+/// The folder that the command runs in; root's home if the file is not there.
+pub const FOLDER_FILE: &str = "/sparkler/folder";
 /// Longest command accepted, in bytes.
 pub const COMMAND_LEN_MAX: usize = 128 * 1024;
 
@@ -50,6 +56,14 @@ pub struct Options {
     pub window: Option<(u16, u16)>,
     /// The host name.
     pub hostname: Option<String>,
+    /// The command reads nothing.
+    pub no_input: bool,
+    /// /tmp and /run are the disk's.
+    pub tmp_on_disk: bool,
+    /// As whom the command runs.
+    pub user: Option<String>,
+    /// Where it runs.
+    pub folder: Option<String>,
 }
 
 /// `ip=ADDRESS:SERVER:GATEWAY:MASK:HOST:DEVICE:METHOD:DNS:DNS`, as in the
@@ -92,6 +106,8 @@ impl Options {
             "sparkler.tty" => self.framed = value == "raw",
             "sparkler.term" => self.term = Some(value.into()),
             "sparkler.winsize" => self.window = parse_window(value),
+            "sparkler.input" => self.no_input = value == "none",
+            "sparkler.tmp" => self.tmp_on_disk = value == "disk",
             "sparkler.hostname" => self.hostname = Some(value.into()),
             _ => {}
         }
@@ -205,6 +221,10 @@ mod tests {
         });
         check("sparkler.winsize=24x80", |o| o.window = Some((24, 80)));
         check("sparkler.winsize=24", |_| {});
+        check("sparkler.input=none sparkler.tmp=disk", |o| {
+            (o.no_input, o.tmp_on_disk) = (true, true);
+        });
+        check("sparkler.input=any sparkler.tmp=", |_| {});
     }
 
     #[test]

@@ -22,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitOptions, wait};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use crate::account::{self, Account};
 use crate::framed::Framed;
 use crate::modules::{self, Stage};
 use crate::options::{ENVIRONMENT_FILE, Options};
@@ -64,17 +65,23 @@ pub fn run(options: &Options, environment: &[(OsString, OsString)]) -> io::Resul
     let _ = rustix::system::reboot(rustix::system::RebootCommand::CadOff);
 
     let mut command = program(options);
-    set_environment(&mut command, options, environment);
+    let account = set_environment(&mut command, options, environment);
     let console = open_console()?;
     let framed = options.framed && options.command.is_some();
     let mut framed = if framed { Some(Framed::new(console.try_clone()?)?) } else { None };
     match &framed {
         Some(_) => {
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let input = if options.no_input { Stdio::null() } else { Stdio::piped() };
+            command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         }
         None => give_terminal(&mut command, &console, options.window)?,
     }
     sys::in_own_session(&mut command, framed.is_none());
+    match account {
+        Ok(Some(account)) => sys::as_user(&mut command, account.uid, account.gid, account.groups),
+        Ok(None) => {}
+        Err(why) => return Ok(refused(&why, framed)),
+    }
 
     hostport::send(hostport::CMD_PROGRAM_STARTED, None);
     let mut child = match command.spawn() {
@@ -112,15 +119,28 @@ fn shell() -> &'static str {
     SHELLS.into_iter().find(|shell| Path::new(shell).exists()).unwrap_or("/bin/sh")
 }
 
-fn set_environment(command: &mut Command, options: &Options, environment: &[(OsString, OsString)]) {
+/// Sets variables and folder; finds out as whom the command runs, if not as root.
+fn set_environment(
+    command: &mut Command,
+    options: &Options,
+    environment: &[(OsString, OsString)],
+) -> Result<Option<Account>, String> {
+    let account = options.user.as_deref().map(account::find).transpose();
     let term = options.term.as_deref().unwrap_or("linux");
     // The search for the command itself uses this PATH too.
     command.env_clear().env("PATH", PATH).env("TERM", term).env("SHELL", shell());
     command.env("HOME", "/root").env("USER", "root").env("LOGNAME", "root");
+    if let Ok(Some(account)) = &account {
+        let name = account.name.clone().unwrap_or_else(|| account.uid.to_string());
+        command.env("HOME", &account.home).env("USER", &name).env("LOGNAME", &name);
+    }
     command.envs(environment.iter().map(|(key, value)| (key, value)));
-    if Path::new("/root").is_dir() {
+    if let Some(folder) = &options.folder {
+        command.current_dir(folder);
+    } else if Path::new("/root").is_dir() {
         command.current_dir("/root");
     }
+    account
 }
 
 /// The device behind /dev/console, which unlike it can be a controlling
@@ -149,7 +169,17 @@ fn give_terminal(
 /// 127 and 126 are what a shell reports for these failures.
 fn not_started(command: &Command, error: &io::Error, framed: Option<Framed>) -> Outcome {
     let status = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-    let text = format!("init: cannot run {}: {error}\n", command.get_program().to_string_lossy());
+    let text = format!("cannot run {}: {error}", command.get_program().to_string_lossy());
+    ended_before(&text, status, framed)
+}
+
+fn refused(why: &str, framed: Option<Framed>) -> Outcome {
+    ended_before(why, 126, framed)
+}
+
+/// Says why the command never ran.
+fn ended_before(why: &str, status: u32, framed: Option<Framed>) -> Outcome {
+    let text = format!("init: {why}\n");
     match framed {
         Some(mut framed) => {
             framed.error_text(&text);

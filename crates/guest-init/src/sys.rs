@@ -89,6 +89,23 @@ pub fn in_own_session(command: &mut Command, take_terminal: bool) {
     unsafe { command.pre_exec(child) };
 }
 
+/// Makes the command start as this user, with these groups only.
+pub fn as_user(command: &mut Command, uid: u32, gid: u32, groups: Vec<u32>) {
+    let child = move || {
+        // Groups first: a user that is not root may not change them.
+        // SAFETY: the pointer is that of a list of so many numbers, which lives as long.
+        check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) }.into())?;
+        // SAFETY: these take numbers only.
+        check(unsafe { libc::setresgid(gid, gid, gid) }.into())?;
+        // SAFETY: as above.
+        check(unsafe { libc::setresuid(uid, uid, uid) }.into())?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure only makes system calls; it
+    // allocates nothing and takes no lock.
+    unsafe { command.pre_exec(child) };
+}
+
 /// An IPv4 interface, addressed by its name through an open socket.
 pub struct Interface<'a> {
     /// Any datagram socket.

@@ -1,42 +1,60 @@
-//! Disks for machines: copies of images, which are themselves never written to.
+//! Disks for machines: images are themselves never written to.
 //!
-//! Where the file system shares blocks between files (btrfs, XFS, bcachefs), a copy is a reflink,
-//! and takes neither time nor room. Elsewhere it is a copy of what is no hole.
+//! A machine's own disk takes neither time nor room, whatever the image's size. Where the file
+//! system shares blocks between files (btrfs, XFS, bcachefs), it is a reflink; elsewhere it is an
+//! overlay ([`host::OverlayDisk`]), which only `sparkler` itself can read. A disk that leaves the
+//! store is a file of its own: a reflink, or a copy of what is no hole.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use host::OverlayDisk;
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
+use spec::DriveBackend;
 
 use crate::cache::Temporary;
 use crate::store::{Image, Store};
 use crate::{Error, Result};
 
-/// A machine's own copy of an image's disk, which is gone when this is dropped. What a killed
+/// A machine's own disk, which begins as an image's and is gone when this is dropped. What a killed
 /// process leaves is swept with the store's other temporary folders.
 pub struct OwnDisk {
-    path: PathBuf,
+    backend: DriveBackend,
     _work: Temporary,
 }
 
 impl OwnDisk {
-    /// Copies the image's disk, next to it.
+    /// Makes it, in the store's file system.
     pub fn new(store: &Store, image: &Image) -> Result<Self> {
-        let from = File::open(&image.disk).map_err(Error::file("open", &image.disk))?;
         let work = store.work()?;
-        let path = work.path().join("own.ext4");
-        let to = File::create_new(&path).map_err(Error::file("make", &path))?;
-        copy(&from, &to).map_err(Error::file("write", &path))?;
-        Ok(OwnDisk { path, _work: work })
+        let backend = match own_copy(&image.disk, &work)? {
+            Some(copy) => DriveBackend::File(copy),
+            None => {
+                let overlay = work.path().join("own.overlay");
+                OverlayDisk::create(&image.disk, &overlay)?;
+                DriveBackend::Overlay(overlay)
+            }
+        };
+        Ok(OwnDisk { backend, _work: work })
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What a machine is given. It cannot be opened any more when the image was removed meanwhile;
+    /// an open one stays.
+    pub fn backend(&self) -> &DriveBackend {
+        &self.backend
     }
+}
+
+/// A reflink of the disk, if the file system has such.
+fn own_copy(disk: &Path, work: &Temporary) -> Result<Option<PathBuf>> {
+    let path = work.path().join("own.ext4");
+    let from = File::open(disk).map_err(Error::file("open", disk))?;
+    let to = File::create_new(&path).map_err(Error::file("make", &path))?;
+    let shared = reflink(&from, &to).map_err(Error::file("write", &path))?;
+    Ok(shared.then_some(path))
 }
 
 /// How much is copied at a time where the kernel cannot do it.

@@ -19,6 +19,9 @@ pub enum Error {
         /// The host's reason.
         source: io::Error,
     },
+    /// A disk over an image's cannot be made.
+    #[error(transparent)]
+    Overlay(#[from] host::OverlayError),
     /// No place for the cache.
     #[error(
         "no folder for the cache: set SPARKLER_CACHE to one, or HOME, so that ~/.cache/sparkler can be used"

@@ -7,6 +7,7 @@
 //!   a kernel that needs modules for it.
 //! - [`command_overlay`]: a command for init, as a second archive that is put
 //!   behind one of these initramfs files when a machine starts.
+//! - [`place_overlay`]: as whom and where it runs, as a third.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -150,6 +151,19 @@ where
     writer.finish()
 }
 
+/// An archive that says as whom init runs its command, as user and group with a colon between, and
+/// in which folder. Without them it is root, in its home.
+pub fn place_overlay(user: Option<&str>, folder: Option<&str>) -> io::Result<Vec<u8>> {
+    let mut writer = Writer::new(Vec::new());
+    writer.folder("sparkler", 0o755)?;
+    for (name, text) in [("sparkler/user", user), ("sparkler/folder", folder)] {
+        if let Some(text) = text {
+            writer.file(name, 0o644, text.as_bytes())?;
+        }
+    }
+    writer.finish()
+}
+
 /// The names that busybox goes by, as paths below `/`.
 fn applets(busybox: &Path) -> Result<Vec<String>> {
     let output = Command::new(busybox).arg("--list-full").output();
@@ -277,5 +291,16 @@ mod tests {
         assert!(text.contains("echo\0a b\0"));
         assert!(text.contains("A=1\0"));
         command_overlay::<&str, &str>(&[], &[]).unwrap();
+    }
+
+    #[test]
+    fn a_place_names_only_what_is_given() {
+        for (user, folder) in [(Some("www:7"), Some("/srv")), (None, Some("/srv")), (None, None)] {
+            let overlay = place_overlay(user, folder).unwrap();
+            assert_eq!(overlay.len() % 4, 0);
+            let text = String::from_utf8(overlay).unwrap();
+            assert_eq!(text.contains("sparkler/user\0") && text.contains("www:7"), user.is_some());
+            assert_eq!(text.contains("sparkler/folder\0"), folder.is_some());
+        }
     }
 }

@@ -167,6 +167,11 @@ impl Cache {
         Ok(Entry { folder, manifest })
     }
 
+    /// The entry for `key`, if there is one.
+    pub fn find(&self, key: &Key) -> Option<Entry> {
+        load(&self.root.join(key.kind).join(key.name()))
+    }
+
     /// Makes a finished folder the entry of this name, unless there is one.
     pub(crate) fn adopt(
         &self,

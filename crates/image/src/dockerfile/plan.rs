@@ -325,6 +325,7 @@ pub fn plan(
             globals: &outline.globals,
             before: &outline.stages[..index],
             arguments: BTreeMap::new(),
+            declared: BTreeSet::new(),
             shell: shell.unwrap_or_else(|| SHELL.map(str::to_owned).to_vec()),
             cmd_is_own: false,
             stage: Stage { index, base: part.base.clone(), line: part.line, steps: vec![], run },
@@ -335,7 +336,7 @@ pub fn plan(
                 .instruction(located)
                 .map_err(|why| Problem::new(located.line, format!("{name}: {why}")))?;
         }
-        used.extend(planner.arguments.keys().cloned());
+        used.append(&mut planner.declared);
         shells.insert(index, planner.shell);
         planned.push(planner.stage);
     }
@@ -359,6 +360,7 @@ struct Planner<'a> {
     globals: &'a BTreeMap<String, String>,
     before: &'a [Part],
     arguments: BTreeMap<String, String>,
+    declared: BTreeSet<String>,
     shell: Vec<String>,
     /// Whether `CMD` is from this stage: an `ENTRYPOINT` forgets that of the base image.
     cmd_is_own: bool,
@@ -417,15 +419,10 @@ impl Planner<'_> {
         for (name, default) in variables {
             let known = self.variables();
             let value = argument(name, default, self.wanted, &known, self.file.escape)?;
-            let value = value.or_else(|| match default {
-                None => global(name, self.globals),
-                Some(_) => None,
-            });
-            match value {
-                Some(value) => drop(self.arguments.insert(name.clone(), value)),
-                None => {
-                    self.arguments.entry(name.clone()).or_default();
-                }
+            let value = value.or_else(|| global(name, self.globals));
+            self.declared.insert(name.clone());
+            if let Some(value) = value {
+                self.arguments.insert(name.clone(), value);
             }
         }
         Ok(())

@@ -86,6 +86,14 @@ impl Tree {
         }
     }
 
+    /// The beginning of a file, no more than `limit` bytes.
+    pub fn read_at(&self, place: Place, limit: u64) -> Option<Vec<u8>> {
+        let content = self.content(place)?;
+        let mut bytes = vec![0; usize::try_from(content.size.min(limit)).ok()?];
+        describe::read_content(content, &mut None, 0, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
     /// Copies what is at `place` of another tree to `path`, with all below it. A folder that is
     /// already there, or that a symbolic link there leads to, stays, and gets the content on top.
     /// Owner and mode are changed where they are given.
