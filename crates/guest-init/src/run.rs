@@ -136,6 +136,9 @@ fn set_environment(
     }
     command.envs(environment.iter().map(|(key, value)| (key, value)));
     if let Some(folder) = &options.folder {
+        // Images may name one that they do not have, and expect it to be made. What fails here is
+        // said when the command does not start.
+        let _ = fs::create_dir_all(folder);
         command.current_dir(folder);
     } else if Path::new("/root").is_dir() {
         command.current_dir("/root");

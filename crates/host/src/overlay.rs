@@ -28,7 +28,7 @@ use devices::block::request::ID_LEN;
 use thiserror::Error;
 use virtio::GuestSlice;
 
-use crate::disk::{DiskError, FileDisk};
+use crate::disk::{DiskClaim, DiskError, FileDisk};
 
 const BLOCK: u64 = 4096;
 /// Bytes of the head; the base's path has the rest of it.
@@ -145,6 +145,11 @@ impl OverlayDisk {
         let mut disk = Self { base, base_file, top, top_file, len, places, bits, unsynced: false };
         disk.load(&head).map_err(failed("read", path))?;
         Ok(disk)
+    }
+
+    /// The right to the overlay's own file. The base is locked for as long as the disk is there.
+    pub fn claim(&self) -> DiskClaim {
+        self.top.claim()
     }
 
     /// Reads the bitmap that counts, and makes it the live one of this boot.
@@ -453,7 +458,17 @@ mod tests {
         }
         let in_use = OverlayDisk::open(&place.top()).unwrap_err();
         assert!(matches!(in_use, OverlayError::Disk(DiskError::InUse { .. })), "{in_use}");
+        // The base serves many readers, and no writer.
+        let second = place.folder.path().join("second");
+        OverlayDisk::create(&place.base(), &second).unwrap();
+        OverlayDisk::open(&second).unwrap();
+        let writer = FileDisk::open(&place.base(), false).unwrap_err();
+        assert!(matches!(writer, DiskError::InUse { .. }), "{writer}");
         drop(disk);
+        let writer = FileDisk::open(&place.base(), false).unwrap();
+        let in_use = OverlayDisk::open(&place.top()).unwrap_err();
+        assert!(matches!(in_use, OverlayError::Disk(DiskError::InUse { .. })), "{in_use}");
+        drop(writer);
         assert!(OverlayDisk::create(&place.base(), &place.top()).is_err());
         assert!(matches!(OverlayDisk::open(&place.base()), Err(OverlayError::NoOverlay(_))));
         std::fs::write(place.base(), vec![0; LEN]).unwrap();

@@ -196,6 +196,7 @@ mod tests {
         assert_eq!(suite("debian"), Some(Some("bookworm")));
         assert_eq!(suite("debian:13"), Some(Some("trixie")));
         assert_eq!(suite("ubuntu:noble"), Some(Some("noble")));
+        assert_eq!(suite("ubuntu:24.04"), Some(Some("noble")));
         assert_eq!(suite("debian:4"), Some(None));
         assert_eq!(suite("alpine"), None);
     }

@@ -1,5 +1,6 @@
 //! The command line as it is typed: one type a verb. What it means is in `cmd`.
 
+pub mod dockerfile;
 pub mod image;
 
 use std::path::PathBuf;

@@ -6,12 +6,17 @@ use std::process::ExitCode;
 pub const FAILED: u8 = 125;
 /// A signal's number is added to this, as shells do.
 pub const SIGNALLED: u8 = 128;
+/// What `kill -l INT` says.
+const SIGINT: u8 = 2;
 
 /// Prints why the program failed, on one line, and gives the exit code for it.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
     eprintln!("sparkler: {}", text.split_whitespace().collect::<Vec<_>>().join(" "));
-    ExitCode::from(FAILED)
+    match error.downcast_ref() {
+        Some(image::Error::Interrupted) => ExitCode::from(SIGNALLED + SIGINT),
+        Some(_) | None => ExitCode::from(FAILED),
+    }
 }
 
 /// Prints what is wrong with the command line, or the help that was asked for.

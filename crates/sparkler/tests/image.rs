@@ -1,7 +1,9 @@
 //! `sparkler image` from outside: what it prints, and what is left when it is killed.
 
 use std::fs;
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -189,13 +191,13 @@ fn a_full_disk_gives_its_space_back() {
     assert_eq!(left.unwrap(), 0);
 }
 
-/// A container image with nothing but busybox in it; nothing without the tools.
-fn busybox_layout(place: &Place) -> Option<String> {
+/// A container image with nothing but busybox in it, and this configuration; nothing without the
+/// tools.
+fn busybox_layout(place: &Place, config: &str) -> Option<String> {
     let script = format!(
         "set -e; cd {}; umoci init --layout bb; umoci new --image bb:t; umoci unpack --image bb:t c; \
          mkdir c/rootfs/bin; cp $(command -v busybox) c/rootfs/bin/; umoci repack --image bb:t c; \
-         umoci config --image bb:t --config.entrypoint /bin/busybox --config.entrypoint echo \
-         --config.cmd said --config.env GREETING=hello",
+         umoci config --image bb:t {config}",
         place.folder.path().display()
     );
     let made = Command::new("sh").args(["-c", &script]).output().unwrap();
@@ -206,37 +208,47 @@ fn busybox_layout(place: &Place) -> Option<String> {
     Some(place.path("bb"))
 }
 
-#[test]
-fn a_stored_image_runs_what_it_says_and_stays_as_it_was() {
+fn has_kernel() -> bool {
     let cache = image::Cache::open().expect("a cache folder");
-    if !image::kernel::list(&cache, image::kernel::Source::Debian)
-        .is_ok_and(|list| !list.is_empty())
-    {
+    let there = image::kernel::list(&cache, image::kernel::Source::Debian)
+        .is_ok_and(|list| !list.is_empty());
+    if !there {
         eprintln!(
             "SKIPPED: no kernel in the cache; run `cargo xtask test` or `sparkler kernel pull`"
         );
+    }
+    there
+}
+
+/// `sparkler run --image`.
+fn machine(place: &Place, name: &str, command: &[&str]) -> Command {
+    let cpu = std::env::var("SPARKLER_TEST_CPU").unwrap_or_else(|_| "soft".to_owned());
+    let mut sparkler = Command::new(env!("CARGO_BIN_EXE_sparkler"));
+    sparkler.args(["run", "--kernel", "debian", "--cpu", &cpu, "--image", name]).args(command);
+    sparkler.env("SPARKLER_DATA", place.path("data")).stdin(Stdio::null());
+    sparkler
+}
+
+/// Its exit status, and what it has printed.
+fn run_machine(place: &Place, name: &str, command: &[&str]) -> (Option<i32>, String, String) {
+    let output = machine(place, name, command).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_stored_image_runs_what_it_says_and_stays_as_it_was() {
+    if !has_kernel() {
         return;
     }
     let place = Place::new();
-    let Some(layout) = busybox_layout(&place) else { return };
+    let config = "--config.entrypoint /bin/busybox --config.entrypoint echo --config.cmd said \
+                  --config.env GREETING=hello";
+    let Some(layout) = busybox_layout(&place, config) else { return };
     place.check(&["build", &layout, "-t", "bb"], 0, "bb:latest", "");
-    let run = |name: &str, command: &[&str]| {
-        let cpu = std::env::var("SPARKLER_TEST_CPU").unwrap_or_else(|_| "soft".to_owned());
-        let mut args = vec!["run", "--kernel", "debian", "--cpu", &cpu, "--image", name];
-        args.extend(command);
-        let mut sparkler = Command::new(env!("CARGO_BIN_EXE_sparkler"));
-        let output = sparkler
-            .args(args)
-            .env("SPARKLER_DATA", place.path("data"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), said)
-    };
-    let (code, out, said) = run("bb", &[]);
+    let (code, out, said) = run_machine(&place, "bb", &[]);
     assert_eq!((code, out.as_str()), (Some(0), "said\n"), "{said}");
-    let (code, out, said) = run("bb", &["--", "a", "b"]);
+    let (code, out, said) = run_machine(&place, "bb", &["--", "a", "b"]);
     assert_eq!((code, out.as_str()), (Some(0), "a b\n"), "{said}");
     place.check(&["rm", "bb"], 0, "removed bb", "");
     let script =
@@ -247,7 +259,7 @@ fn a_stored_image_runs_what_it_says_and_stays_as_it_was() {
         Command::new("umoci").args(script.concat()).current_dir(place.folder.path()).output();
     assert!(umoci.unwrap().status.success());
     place.check(&["build", &layout, "-t", "bb"], 0, "bb:latest", "");
-    let (code, out, said) = run("bb", &[]);
+    let (code, out, said) = run_machine(&place, "bb", &[]);
     assert_eq!((code, out.as_str()), (Some(0), "hello\n"), "{said}");
     assert_eq!(place.check_sound(), 1);
     let disk = place.json(&["inspect", "bb"])[0]["disk"].as_str().unwrap().to_owned();
@@ -255,8 +267,113 @@ fn a_stored_image_runs_what_it_says_and_stays_as_it_was() {
     let written = String::from_utf8_lossy(&written.unwrap().stderr).into_owned();
     assert!(written.contains("File not found"), "{written}");
     assert_eq!(fs::read_dir(place.path("data/images/tmp")).unwrap().count(), 0);
-    let (code, _, said) = run("no-such-image", &[]);
+    let (code, _, said) = run_machine(&place, "no-such-image", &[]);
     assert!(code == Some(125) && said.contains("there is no image `no-such-image`"), "{said}");
+}
+
+#[test]
+fn machines_write_to_disks_of_their_own_which_go_even_if_killed() {
+    if !has_kernel() {
+        return;
+    }
+    let place = Place::new();
+    let config = "--config.entrypoint /bin/busybox --config.entrypoint sh --config.entrypoint -c";
+    let Some(layout) = busybox_layout(&place, config) else { return };
+    place.check(&["build", &layout, "-t", "bb"], 0, "bb:latest", "");
+    let disk = place.json(&["inspect", "bb"])[0]["disk"].as_str().unwrap().to_owned();
+    let before = fs::read(&disk).unwrap();
+    let script = "b=/bin/busybox; $b dd if=/dev/urandom of=/written bs=1M count=8 2>/dev/null; \
+                  $b sync; $b stat -c %s /written; $b sleep 600";
+    // Two at once, which share nothing that is written.
+    let machines = [(); 2].map(|()| {
+        let mut child =
+            machine(&place, "bb", &["--", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 8];
+        let stdout = child.stdout.as_mut().unwrap();
+        let read = stdout.read_exact(&mut said);
+        (child, read.map(|()| said))
+    });
+    let own: Vec<_> = fs::read_dir(place.path("data/images/tmp")).unwrap().flatten().collect();
+    let takes = own.iter().map(|folder| {
+        let overlay = fs::metadata(folder.path().join("own.overlay"));
+        // Where files share their blocks, it is no overlay, and what it takes is not known.
+        overlay.map_or(0, |overlay| overlay.blocks() * 512)
+    });
+    let takes: Vec<_> = takes.collect();
+    for (mut child, said) in machines {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(&said.unwrap(), b"8388608\n");
+    }
+    assert_eq!(takes.len(), 2);
+    let whole = fs::metadata(&disk).unwrap().len();
+    for takes in takes {
+        assert!(takes == 0 || (8 << 20..whole / 2).contains(&takes), "{takes} of {whole}");
+    }
+    assert!(fs::read(&disk).unwrap() == before, "the image was written to");
+    place.check_sound();
+    place.check_swept();
+}
+
+/// An image by buildah: two layers, of which the second takes a file of the first away.
+fn buildah_images(place: &Place) -> bool {
+    let script = r#"set -e; cd "$1"; mkdir context; cp $(command -v busybox) context/
+        echo gone > context/gone
+        b="buildah --storage-driver vfs --root $1/root --runroot $1/runroot"
+        first=$($b from scratch)
+        $b copy -q $first context/busybox /bin/busybox
+        $b copy -q --chown 7:8 $first context/gone /etc/gone
+        $b copy -q --chown 7:8 $first context/gone /etc/kept
+        $b commit -q $first first
+        second=$($b from first)
+        rm $($b mount $second)/etc/gone
+        $b config --user 1000:7 --workingdir /srv/app --env GREETING=hello \
+            --entrypoint '["/bin/busybox", "sh", "-c"]' --cmd '"echo $GREETING"' --port 80 $second
+        $b commit -q $second oci:$1/layout:t
+        $b commit -q $second docker-archive:$1/saved.tar:saved:1"#;
+    let made = Command::new("sh").args(["-c", script, "sh"]).arg(place.folder.path()).output();
+    let made = made.unwrap();
+    if !made.status.success() {
+        eprintln!("SKIPPED: busybox and buildah: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    made.status.success()
+}
+
+#[test]
+fn images_of_buildah_run_as_whom_and_where_they_say() {
+    let place = Place::new();
+    if !buildah_images(&place) {
+        return;
+    }
+    place.check(&["build", &place.path("layout"), "-t", "bh"], 0, "bh:latest", "");
+    place.check(&["build", &place.path("saved.tar"), "-t", "saved"], 0, "saved:latest", "");
+    for name in ["bh", "saved"] {
+        let described = place.json(&["inspect", name])[0].clone();
+        for (what, expected) in [
+            ("user", serde_json::json!("1000:7")),
+            ("working_dir", serde_json::json!("/srv/app")),
+            ("entrypoint", serde_json::json!(["/bin/busybox", "sh", "-c"])),
+            ("exposed_ports", serde_json::json!(["80"])),
+        ] {
+            assert_eq!(described["run"][what], expected, "{name}: {what}");
+        }
+        let disk = described["disk"].as_str().unwrap();
+        for (path, text) in [("/etc/gone", "File not found"), ("/etc/kept", "User:     7")] {
+            let mut debugfs = Command::new("/usr/sbin/debugfs");
+            let output = debugfs.args(["-R", &format!("stat {path}"), disk]).output().unwrap();
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.contains(text), "{name}: {path}: {said}");
+        }
+    }
+    if !has_kernel() {
+        return;
+    }
+    let (code, out, said) = run_machine(&place, "bh", &[]);
+    assert_eq!((code, out.as_str()), (Some(0), "hello\n"), "{said}");
+    let script = "b=/bin/busybox; $b id -u; $b id -g; pwd; echo $HOME; $b touch /etc/x || exit 7";
+    let (code, out, said) = run_machine(&place, "saved", &["--", script]);
+    assert_eq!((code, out.as_str()), (Some(7), "1000\n7\n/srv/app\n/\n"), "{said}");
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Drive {
 pub enum DriveBackend {
     /// A file or block device on the host.
     File(PathBuf),
+    /// A file with what was written over another disk, which it names and which stays as it is.
+    Overlay(PathBuf),
     /// The socket of a vhost-user server.
     VhostUser(PathBuf),
 }
@@ -58,7 +60,9 @@ impl Drive {
     /// A writable disk that is not the root, with no limits.
     pub fn new(id: DeviceId, backend: DriveBackend) -> Result<Self, Error> {
         match &backend {
-            DriveBackend::File(path) => check_path("path_on_host", path)?,
+            DriveBackend::File(path) | DriveBackend::Overlay(path) => {
+                check_path("path_on_host", path)?;
+            }
             DriveBackend::VhostUser(path) => check_path("socket", path)?,
         }
         Ok(Self {

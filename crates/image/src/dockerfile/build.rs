@@ -387,6 +387,12 @@ impl<'a> Build<'a> {
             Some((step, entry)) => (step + 1, Files::Disk(entry.file(DISK))),
             None => (0, Files::Tree(self.base(stage)?)),
         };
+        // What is copied from is done before, so that its steps are not told in the middle.
+        for step in &stage.steps[begin..] {
+            if let Action::Put(Put { from: Some(Base::Stage(other)), .. }) = &step.action {
+                self.stage(*other)?;
+            }
+        }
         for (at, step) in stage.steps.iter().enumerate() {
             self.tell(stage, step, at, at < begin);
             if at >= begin {

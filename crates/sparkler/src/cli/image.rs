@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use image::ext4::Owner;
 
+use super::dockerfile::DockerfileArgs;
+
 /// `sparkler image`.
 #[derive(Debug, Subcommand)]
 pub enum ImageVerb {
-    /// Make an image from a folder, an archive, a container image, or Debian's packages
+    /// Make an image from a Dockerfile, a folder, an archive, a container image, or Debian's packages
     Build(BuildArgs),
     /// Get an image from a registry
     Pull(PullArgs),
@@ -48,7 +50,7 @@ pub enum ImageVerb {
 /// `sparkler image build`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "SOURCE is the path of a folder with the files of the image, of an OCI layout, of a\n\
+    after_help = "SOURCE is the path of a folder with a Dockerfile, of one with the files of the image, of an OCI layout, of a\n\
     tar archive (also compressed), or of what `docker save` writes; or a release, such as\n\
     debian:12 or ubuntu:24.04, which mmdebstrap installs. What a path is, is seen from what is in\n\
     it; dir:PATH, tar:PATH, oci:PATH[:NAME] and docker-archive:PATH[:NAME] say it."
@@ -67,6 +69,8 @@ pub struct BuildArgs {
     /// Where a release's packages come from
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
+    #[command(flatten)]
+    pub dockerfile: DockerfileArgs,
 }
 
 /// `sparkler image pull`.

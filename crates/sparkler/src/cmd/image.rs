@@ -14,6 +14,7 @@ use image::store::{Image, Name, Removed, Totals};
 use serde::Serialize;
 
 use crate::cli::image::{BuildArgs, DiskArgs, ImageVerb, PullArgs};
+use crate::cmd::dockerfile;
 use crate::cmd::kernel::age;
 use crate::progress::Bar;
 
@@ -61,6 +62,10 @@ impl<'a> Described<'a> {
 }
 
 fn build(store: &Store, args: &BuildArgs) -> Result<()> {
+    if let Some(found) = dockerfile::find(args) {
+        let (name, image) = dockerfile::run(store, &found, args)?;
+        return told(&name, &image, args.disk.json);
+    }
     let hints =
         Hints { owner: args.owner, packages: args.packages.clone(), mirror: args.mirror.clone() };
     make(store, &Source::parse(&args.source, &hints)?, &args.disk)
@@ -81,8 +86,13 @@ fn make(store: &Store, source: &Source, args: &DiskArgs) -> Result<()> {
     let bar = Bar::new();
     let image = source.make(store, &name, &recipe, &bar)?;
     drop(bar);
-    if args.json {
-        return print(&Described::of(&image));
+    told(&name, &image, args.json)
+}
+
+/// Says what was made.
+fn told(name: &Name, image: &Image, json: bool) -> Result<()> {
+    if json {
+        return print(&Described::of(image));
     }
     let (size, stored) = (mib(image.record.size), mib(image.stored));
     println!("{} ({}), a disk of {size} that takes {stored}", name.as_str(), short(&image.id));

@@ -1,6 +1,7 @@
 //! What each verb does, a module each.
 
 pub mod completions;
+pub mod dockerfile;
 pub mod doctor;
 pub mod image;
 pub mod kernel;

@@ -1,6 +1,6 @@
 //! `sparkler run`: a machine in this process, from the first key to the exit status.
 
-mod plan;
+pub mod plan;
 mod timings;
 
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use host::SignalFd;
 use host::signals::{SIGHUP, SIGINT, SIGTERM};
-use vmm::{Control, Decision, End, GuestEvent, GuestEvents, Machine, Observer, Setup, Stage, Stop};
+use vmm::{Control, CpuChoice, Decision, End, GuestEvent, GuestEvents, Machine, Observer, Setup, Stage, Stop};
 
 use crate::cli::RunArgs;
 use crate::failure::{self, SIGNALLED};
@@ -45,9 +45,9 @@ pub fn run(args: &RunArgs, start: Instant) -> anyhow::Result<ExitCode> {
         guest_events: Some(guest),
         ..Setup::plain()?
     };
-    // Its copy of an image goes when the machine has ended.
+    // A disk over an image goes when the machine has ended.
     let _root = plan.root;
-    let machine = Machine::start_with(plan.spec, args.cpu.into(), setup)?;
+    let machine = Machine::start_with(plan.spec, CpuChoice::from(args.cpu), setup)?;
     let terminal = match plan.kind {
         Kind::Terminal => host::terminal::raw().context("cannot set the terminal up")?,
         Kind::Framed | Kind::Plain => None,

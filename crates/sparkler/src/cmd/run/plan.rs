@@ -23,6 +23,8 @@ use crate::progress::Bar;
 const KERNEL_NAMES: [&str; 2] = ["debian", "microvm"];
 /// The shell that reads commands from a pipe.
 const SHELL: &str = "/bin/sh";
+/// How images name the user that a command runs as anyhow.
+const ROOT_USERS: [&str; 4] = ["", "0", "root", "0:0"];
 
 /// A machine to run.
 pub struct Plan {
@@ -32,7 +34,7 @@ pub struct Plan {
     pub kind: Kind,
     /// Which kernel it is, in words.
     pub kernel: String,
-    /// The machine's copy of an image, which goes with it.
+    /// The machine's own disk over an image, which goes with it.
     pub root: Option<OwnDisk>,
 }
 
@@ -42,7 +44,7 @@ enum Root {
     Memory,
     /// A disk of the user's.
     File(PathBuf),
-    /// An image from the store, of which the machine gets a copy.
+    /// An image from the store, over which the machine gets a disk of its own.
     Stored(Box<Image>),
 }
 
@@ -69,13 +71,14 @@ impl Plan {
         if let Some(command) = command {
             let overlay = starter::command_overlay(&command, &root.environment())?;
             boot.push_initrd(InitrdPart::Bytes(overlay.into()))?;
+            let place = starter::place_overlay(root.user(), root.folder())?;
+            boot.push_initrd(InitrdPart::Bytes(place.into()))?;
         }
         let mut spec = VmSpec::new(InstanceId::new("sparkler-run")?, boot);
         (spec.vcpus, spec.memory) = (vcpus, memory);
         spec.entropy = Some(spec::Entropy::default());
         let own = root.own_disk()?;
-        let disk = own.as_ref().map(OwnDisk::path).or(root.file());
-        add_disks(&mut spec, disk, &args.disks)?;
+        add_disks(&mut spec, root.disk(own.as_ref()), &args.disks)?;
         Ok(Self { spec, kind, kernel: describe(&kernel), root: own })
     }
 }
@@ -88,10 +91,6 @@ impl Root {
         match name {
             Some(name) => {
                 let image = Store::open()?.find(name).context("--image")?;
-                let run = &image.record.run;
-                if !["", "0", "root", "0:0"].contains(&run.user.as_str()) {
-                    eprintln!("sparkler: {name} is to run as {}; here it runs as root", run.user);
-                }
                 Ok(Self::Stored(Box::new(image)))
             }
             None => Ok(Self::File(path.to_owned())),
@@ -112,6 +111,15 @@ impl Root {
         }
     }
 
+    /// The root disk, and what a flush of it means.
+    fn disk(&self, own: Option<&OwnDisk>) -> Option<(DriveBackend, CacheType)> {
+        match own {
+            // Nobody reads it when the machine has ended.
+            Some(own) => Some((own.backend().clone(), CacheType::Unsafe)),
+            None => self.file().map(users_disk),
+        }
+    }
+
     /// What is to run: as Docker has it, a command takes the place of the image's arguments, and
     /// its entry point stays in front.
     fn command(&self, given: &[String]) -> Vec<String> {
@@ -122,6 +130,26 @@ impl Root {
                 [&run.entrypoint, arguments].concat()
             }
             Self::Memory | Self::File(_) => given.to_vec(),
+        }
+    }
+
+    /// As whom the command runs, if not as root.
+    fn user(&self) -> Option<&str> {
+        match self {
+            Self::Stored(image) => Some(image.record.run.user.as_str())
+                .filter(|user| !ROOT_USERS.contains(user)),
+            Self::Memory | Self::File(_) => None,
+        }
+    }
+
+    /// Where it runs. Container images that say nothing mean `/`; for other images it is up to init.
+    fn folder(&self) -> Option<&str> {
+        match self {
+            Self::Stored(image) => match image.record.run.working_dir.as_str() {
+                "" => image.record.source_id.as_ref().map(|_| "/"),
+                folder => Some(folder),
+            },
+            Self::Memory | Self::File(_) => None,
         }
     }
 
@@ -164,7 +192,8 @@ fn session(args: &RunArgs, root: &Root) -> (Kind, Option<Vec<String>>) {
     }
 }
 
-fn choose_kernel(wanted: Option<&str>, cache: &Cache, bar: &Bar) -> Result<Kernel> {
+/// The kernel of this name, or the best there is.
+pub fn choose_kernel(wanted: Option<&str>, cache: &Cache, bar: &Bar) -> Result<Kernel> {
     let newest = |source| kernel::list(cache, source).map(|list| list.into_iter().next());
     match wanted {
         None => Ok(kernel::default(cache, bar)?),
@@ -231,17 +260,23 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(plain)
 }
 
-/// The image first, as the root disk, then the other disks in their order.
-fn add_disks(spec: &mut VmSpec, root: Option<&Path>, disks: &[DiskArg]) -> Result<()> {
-    let image = root.iter().map(|path| (*path, false, true));
-    let others =
-        disks.iter().map(|DiskArg { path, read_only }| (path.as_path(), *read_only, false));
-    for (number, (path, read_only, is_root)) in image.chain(others).enumerate() {
+/// A user's own disk: what the guest flushes is to be on it.
+fn users_disk(path: &Path) -> (DriveBackend, CacheType) {
+    (DriveBackend::File(path.to_owned()), CacheType::Writeback)
+}
+
+/// The root first, then the other disks in their order.
+fn add_disks(
+    spec: &mut VmSpec,
+    root: Option<(DriveBackend, CacheType)>,
+    disks: &[DiskArg],
+) -> Result<()> {
+    let root = root.into_iter().map(|disk| (disk, false, true));
+    let others = disks.iter().map(|disk| (users_disk(&disk.path), disk.read_only, false));
+    for (number, ((backend, cache), read_only, is_root)) in root.chain(others).enumerate() {
         let id = DeviceId::new("drive_id", format!("disk{number}"))?;
-        let mut drive = Drive::new(id, DriveBackend::File(path.to_owned()))?;
-        (drive.read_only, drive.is_root) = (read_only, is_root);
-        // A user's own disk: what the guest flushes is to be on it.
-        drive.cache = CacheType::Writeback;
+        let mut drive = Drive::new(id, backend)?;
+        (drive.cache, drive.read_only, drive.is_root) = (cache, read_only, is_root);
         spec.drives.put(drive)?;
     }
     Ok(())
@@ -275,21 +310,23 @@ mod tests {
     }
 
     #[test]
-    fn disks_come_in_order_with_the_image_first() {
-        let args = args("--disk a --disk b:ro --image root.ext4");
-        let boot = BootSource::new("k", CommandLine::default()).unwrap();
-        let mut spec = VmSpec::new(InstanceId::new("x").unwrap(), boot);
-        add_disks(&mut spec, args.image.as_deref(), &args.disks).unwrap();
-        let disks: Vec<_> = spec
-            .drives
-            .iter()
-            .map(|drive| match drive.backend() {
-                DriveBackend::File(path) => {
-                    (path.to_str().unwrap(), drive.read_only, drive.is_root)
-                }
-                DriveBackend::VhostUser(_) => panic!("not asked for"),
-            })
-            .collect();
-        assert_eq!(disks, [("root.ext4", false, true), ("a", false, false), ("b", true, false)]);
+    fn disks_come_in_order_with_the_root_first() {
+        let own = (DriveBackend::Overlay("own".into()), CacheType::Unsafe);
+        for root in [None, Some(users_disk("root".as_ref())), Some(own)] {
+            let boot = BootSource::new("k", CommandLine::default()).unwrap();
+            let mut spec = VmSpec::new(InstanceId::new("x").unwrap(), boot);
+            add_disks(&mut spec, root.clone(), &args("--disk a --disk b:ro").disks).unwrap();
+            let ids: Vec<_> = spec.drives.iter().map(|drive| drive.id().as_str()).collect();
+            assert_eq!(ids, &["disk0", "disk1", "disk2"][..spec.drives.len()]);
+            let disks = spec.drives.iter().map(|drive| {
+                ((drive.backend().clone(), drive.cache), drive.read_only, drive.is_root)
+            });
+            let others = [
+                (users_disk("a".as_ref()), false, false),
+                (users_disk("b".as_ref()), true, false),
+            ];
+            let expected = root.into_iter().map(|disk| (disk, false, true)).chain(others);
+            assert_eq!(disks.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        }
     }
 }
