@@ -1,12 +1,13 @@
 //! Any code on the software CPU, in any mode, with all privileges: it may ruin its guest, but it
-//! must neither panic, nor reach beyond the guest's RAM, nor go on after a kick.
+//! must neither panic, nor reach beyond the guest's RAM, nor go on after a kick. In the interpreter
+//! here; `translator` is the same with every block translated.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bus::IoSpace;
 use memory::{Bytes, GuestAddress, GuestMemory};
-use softcpu::{Options, SoftVm};
+use softcpu::{JitOptions, Options, SoftVm};
 use vcpu::{CpuState, DescriptorTable, Segment};
 
 use crate::source::Source;
@@ -52,8 +53,13 @@ enum Mode {
     User,
 }
 
-/// Runs the code that `data` describes.
+/// Runs the code that `data` describes in the interpreter.
 pub fn run(data: &[u8]) {
+    run_with(data, None);
+}
+
+/// Runs the code that `data` describes.
+pub(crate) fn run_with(data: &[u8], jit: Option<JitOptions>) {
     let mut source = Source::new(data);
     let below = guard();
     let memory = Arc::new(memory::allocate(&[(GuestAddress(0), RAM_LEN)]).expect("a MiB"));
@@ -67,7 +73,7 @@ pub fn run(data: &[u8]) {
     }
     lay_out(&memory, mode);
     write(&memory, CODE, source.bytes(32 << 10));
-    execute(memory, &state);
+    execute(memory, &state, jit);
     for memory in [below, above] {
         let mut bytes = vec![0; GUARD_LEN as usize];
         memory.read_slice(&mut bytes, GuestAddress(0)).expect("in its memory");
@@ -86,8 +92,9 @@ fn write(memory: &GuestMemory, at: u64, bytes: &[u8]) {
     memory.write_slice(bytes, GuestAddress(at)).expect("in RAM");
 }
 
-fn execute(memory: Arc<GuestMemory>, state: &CpuState) {
-    let vm = SoftVm::new(memory, Options::default()).expect("a vCPU is allowed");
+fn execute(memory: Arc<GuestMemory>, state: &CpuState, jit: Option<JitOptions>) {
+    let options = Options { jit, ..Options::default() };
+    let vm = SoftVm::new(memory, options).expect("a vCPU is allowed");
     let mut cpu = vm.vcpu(0).expect("the first");
     // A state that the CPU refuses is no state to run.
     if cpu.set_state(state).is_err() {

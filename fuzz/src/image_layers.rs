@@ -16,14 +16,33 @@ const ENTRIES_MAX: u8 = 12;
 /// Larger file systems are planned, but not written.
 const WRITTEN_MAX: u64 = 64 << 20;
 const NAMES: [&str; 16] = [
-    "a", "b", "a/b", "a/b/c", "./a/", "../a", "/a", "a/.wh.b", "a/.wh..wh..opq", ".wh.a", "s", "s/x",
-    ".wh..wh.x", "a//b", "lost+found", "\u{e9}",
+    "a",
+    "b",
+    "a/b",
+    "a/b/c",
+    "./a/",
+    "../a",
+    "/a",
+    "a/.wh.b",
+    "a/.wh..wh..opq",
+    ".wh.a",
+    "s",
+    "s/x",
+    ".wh..wh.x",
+    "a//b",
+    "lost+found",
+    "\u{e9}",
 ];
 const FLAGS: &[u8] = b"01234567xgLKSV";
 const RECORDS: [&str; 8] = [
-    "GNU.sparse.map=0,1,512,1", "GNU.sparse.major=1", "GNU.sparse.realsize=9000", "size=600",
-    "SCHILY.xattr.user.x=y", "SCHILY.acl.access=user::rwx,group::r--,other::---,user:5:r--,mask::r--",
-    "mtime=-1.5", "LIBARCHIVE.xattr.user.b=AAAA",
+    "GNU.sparse.map=0,1,512,1",
+    "GNU.sparse.major=1",
+    "GNU.sparse.realsize=9000",
+    "size=600",
+    "SCHILY.xattr.user.x=y",
+    "SCHILY.acl.access=user::rwx,group::r--,other::---,user:5:r--,mask::r--",
+    "mtime=-1.5",
+    "LIBARCHIVE.xattr.user.b=AAAA",
 ];
 
 /// Puts what `data` describes into a tree, in one layer or two.

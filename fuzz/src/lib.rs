@@ -9,12 +9,15 @@ pub mod api_http;
 pub mod block_request;
 pub mod cpu_config;
 pub mod decoder;
+pub mod dockerfile;
+pub mod ext4_reader;
 pub mod image_layers;
 pub mod kernel_loader;
 pub mod legacy_devices;
 pub mod mmds_frames;
 pub mod mmds_http;
 mod source;
+pub mod translator;
 #[cfg(test)]
 mod tests;
 pub mod virtio_balloon;

@@ -60,6 +60,11 @@ fn decoder() {
 }
 
 #[test]
+fn translator() {
+    check("translator", crate::translator::run);
+}
+
+#[test]
 fn mmds_frames() {
     check("mmds_frames", crate::mmds_frames::run);
 }
@@ -102,4 +107,14 @@ fn api_http() {
 #[test]
 fn image_layers() {
     check("image_layers", crate::image_layers::run);
+}
+
+#[test]
+fn dockerfile() {
+    check("dockerfile", crate::dockerfile::run);
+}
+
+#[test]
+fn ext4_reader() {
+    check("ext4_reader", crate::ext4_reader::run);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bus::Device;
 use memory::{Bytes, GuestAddress, GuestMemory};
 use virtio::mock::{CountingLine, Descriptor, MockDriver, ram};
-use virtio::{Activated, Chain, MmioTransport, Outcome, Register, Status, VirtioDevice};
+use virtio::{Activated, Answer, Chain, MmioTransport, Outcome, Register, Status, VirtioDevice};
 
 use crate::source::Source;
 

@@ -16,7 +16,7 @@ use devices::vsock::{
 use memory::GuestMemory;
 use virtio::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio::mock::{Buffer, CountingLine, MockDriver, ram};
-use virtio::{GuestSlice, MmioTransport, Register, Status};
+use virtio::{GuestSlice, MmioTransport, Notify, Register, Status};
 
 use crate::source::Source;
 

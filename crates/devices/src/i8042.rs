@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bus::{Device, IrqLine};
+use metrics::I8042Metrics;
 
 use crate::{Error, PowerSink};
 
@@ -94,6 +95,7 @@ const KEYBOARD_RESET: u8 = 0xFF;
 pub struct I8042 {
     line: Arc<dyn IrqLine>,
     power: Arc<dyn PowerSink>,
+    metrics: Arc<I8042Metrics>,
     state: Mutex<I8042State>,
 }
 
@@ -145,7 +147,14 @@ impl I8042 {
         mut state: I8042State,
     ) -> Self {
         state.output.truncate(OUTPUT_MAX);
-        Self { line, power, state: Mutex::new(state) }
+        Self { line, power, metrics: Arc::default(), state: Mutex::new(state) }
+    }
+
+    /// Has accesses counted in `metrics`.
+    #[must_use]
+    pub fn counted(mut self, metrics: Arc<I8042Metrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// The state, for saving.
@@ -155,7 +164,8 @@ impl I8042 {
 
     /// Presses Ctrl-Alt-Del on the keyboard. What the guest makes of it is its own business.
     pub fn ctrl_alt_del(&self) -> Result<(), Error> {
-        let effect = self.lock().press(&CTRL_ALT_DEL)?;
+        let pressed = self.lock().press(&CTRL_ALT_DEL);
+        let effect = pressed.inspect_err(|_| self.metrics.error_count.inc())?;
         self.perform(effect);
         Ok(())
     }
@@ -168,7 +178,10 @@ impl I8042 {
         match effect {
             Effect::None => {}
             Effect::Interrupt => self.line.trigger(),
-            Effect::Reset => self.power.reset(),
+            Effect::Reset => {
+                self.metrics.reset_count.inc();
+                self.power.reset();
+            }
         }
     }
 }
@@ -177,6 +190,11 @@ impl Device for I8042 {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let Some(byte) = data.first_mut() else { return };
+        let counter = match offset {
+            DATA | PORT_B | STATUS => &self.metrics.read_count,
+            _ => &self.metrics.missed_read_count,
+        };
+        counter.inc();
         match offset {
             DATA => {
                 let (value, effect) = self.lock().read_data();
@@ -192,10 +210,12 @@ impl Device for I8042 {
     fn write(&self, offset: u64, data: &[u8]) {
         let Some(&value) = data.first() else { return };
         let effect = match offset {
-            DATA => self.lock().write_data(value),
+            DATA => Some(self.lock().write_data(value)),
             STATUS => self.lock().command(value),
-            _ => Effect::None,
+            _ => None,
         };
+        let Some(effect) = effect else { return self.metrics.missed_write_count.inc() };
+        self.metrics.write_count.inc();
         self.perform(effect);
     }
 }
@@ -218,7 +238,8 @@ impl I8042State {
         (value, if more { self.interrupt() } else { Effect::None })
     }
 
-    fn command(&mut self, value: u8) -> Effect {
+    /// The controller gets a command; None if it does not know it.
+    fn command(&mut self, value: u8) -> Option<Effect> {
         self.last_was_command = true;
         self.pending = None;
         match value {
@@ -234,10 +255,10 @@ impl I8042State {
             | command::ECHO_KEYBOARD
             | command::ECHO_MOUSE
             | command::WRITE_MOUSE => self.pending = Some(value),
-            command::RESET => return Effect::Reset,
-            _ => {}
+            command::RESET => return Some(Effect::Reset),
+            _ => return None,
         }
-        Effect::None
+        Some(Effect::None)
     }
 
     fn write_data(&mut self, value: u8) -> Effect {
@@ -327,13 +348,16 @@ pub(crate) mod tests {
 
     struct Bench {
         device: I8042,
+        metrics: Arc<I8042Metrics>,
         line: Arc<CountingLine>,
         power: Arc<PowerLog>,
     }
 
     fn bench() -> Bench {
         let (line, power) = (Arc::new(CountingLine::default()), Arc::new(PowerLog::default()));
-        Bench { device: I8042::new(line.clone(), power.clone()), line, power }
+        let metrics = Arc::<I8042Metrics>::default();
+        let device = I8042::new(line.clone(), power.clone()).counted(metrics.clone());
+        Bench { device, metrics, line, power }
     }
 
     impl Bench {
@@ -422,6 +446,40 @@ pub(crate) mod tests {
                 proptest::prop_assert!(bench.device.state().output.len() <= OUTPUT_MAX);
             }
         }
+    }
+
+    #[test]
+    fn accesses_are_counted() {
+        let bench = bench();
+        // There is room for four.
+        for _ in 0..5 {
+            let _ = bench.device.ctrl_alt_del();
+        }
+        for value in 0..=255 {
+            bench.device.write(STATUS, &[value]);
+        }
+        bench.device.write(DATA, &[0]);
+        bench.device.write(PORT_B, &[0]);
+        for offset in 0..PORTS {
+            bench.read(offset);
+        }
+        let I8042Metrics {
+            error_count,
+            missed_read_count,
+            missed_write_count,
+            read_count,
+            reset_count,
+            write_count,
+        } = &*bench.metrics;
+        let counts = [
+            read_count,
+            missed_read_count,
+            write_count,
+            missed_write_count,
+            reset_count,
+            error_count,
+        ];
+        assert_eq!(counts.map(metrics::Counter::count), [3, 2, 14, 244, 1, 1]);
     }
 
     #[test]

@@ -22,9 +22,6 @@
 
 use std::time::Duration;
 
-use memory::GuestMemory;
-use virtio::{Chain, Interrupt, Outcome, Queue, QueueError};
-
 use crate::Alarm;
 
 /// How long a queue that ran out of tokens rests at least.
@@ -229,76 +226,6 @@ impl RateLimiter {
         let settings = |bucket: &Option<TokenBucket>| bucket.as_ref().map(|b| b.settings);
         spec::RateLimiter { bandwidth: settings(&self.bandwidth), ops: settings(&self.ops) }
     }
-}
-
-/// Most looks at a queue, and so most requests, in one turn.
-const TURN_LOOKS: u32 = 1024;
-/// No further request is begun in a turn once its requests carried this many bytes.
-const TURN_BYTES: u64 = 16 << 20;
-/// Requests after which the driver hears of what is done so far.
-const LOOKS_PER_SIGNAL: u32 = 16;
-
-/// Serves `queue` in one bounded turn, as [`Queue::serve`] does, for a handler that may refuse a
-/// chain: it says how many bytes it wrote, or None. Then the chain stays in the queue, and the
-/// turn is over; the driver need not notify, because the limiter's alarm has the queue served.
-pub fn serve(
-    queue: &mut Queue,
-    memory: &GuestMemory,
-    interrupt: &Interrupt,
-    handle: impl FnMut(&Chain) -> Option<u32>,
-) -> Outcome {
-    if !queue.state().ready {
-        return Outcome::Done;
-    }
-    let turn = turn(queue, memory, interrupt, handle);
-    // Also after a broken chain: the driver gets what was done before it.
-    let signalled = signal(queue, memory, interrupt);
-    turn.and_then(|outcome| signalled.map(|()| outcome)).unwrap_or_else(|error| {
-        log::debug!("virtio queue given up: {error}");
-        Outcome::Broken
-    })
-}
-
-fn turn(
-    queue: &mut Queue,
-    memory: &GuestMemory,
-    interrupt: &Interrupt,
-    mut handle: impl FnMut(&Chain) -> Option<u32>,
-) -> Result<Outcome, QueueError> {
-    let mut chain = Chain::default();
-    let mut bytes = 0;
-    queue.disable_notification(memory)?;
-    // An empty look counts as well: a guest can make the index come and go between two looks.
-    for looks in 1..=TURN_LOOKS {
-        if queue.pop(memory, &mut chain)? {
-            let Some(written) = handle(&chain) else {
-                queue.undo_pop();
-                return Ok(Outcome::Done);
-            };
-            queue.add_used(memory, chain.head(), written)?;
-            bytes += chain.readable_len() + chain.writable_len();
-        } else if !queue.enable_notification(memory)? {
-            return Ok(Outcome::Done);
-        }
-        if bytes >= TURN_BYTES {
-            break;
-        }
-        if looks % LOOKS_PER_SIGNAL == 0 {
-            signal(queue, memory, interrupt)?;
-        }
-    }
-    Ok(Outcome::More)
-}
-
-fn signal(
-    queue: &mut Queue,
-    memory: &GuestMemory,
-    interrupt: &Interrupt,
-) -> Result<(), QueueError> {
-    if queue.needs_interrupt(memory)? {
-        interrupt.signal_used();
-    }
-    Ok(())
 }
 
 #[cfg(test)]

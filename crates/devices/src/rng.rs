@@ -9,9 +9,9 @@ use std::sync::Arc;
 use memory::GuestMemory;
 use metrics::EntropyMetrics;
 use virtio::bindings::virtio_ids::VIRTIO_ID_RNG;
-use virtio::{Activated, Chain, MAX_QUEUE_SIZE, Outcome, VirtioDevice};
+use virtio::{Activated, Answer, Chain, MAX_QUEUE_SIZE, Outcome, Until, VirtioDevice};
 
-use crate::rate::{self, RateLimiter};
+use crate::rate::RateLimiter;
 
 /// Most bytes for one request.
 pub const REQUEST_MAX: usize = 64 * 1024;
@@ -90,7 +90,7 @@ impl<S: EntropySource> VirtioDevice for Rng<S> {
         if supply.limiter.as_mut().is_some_and(RateLimiter::take_unblocked) {
             supply.metrics.rate_limiter_event_count.inc();
         }
-        rate::serve(queue, memory, interrupt, |chain| supply.answer(memory, chain))
+        queue.serve(memory, interrupt, |chain| supply.answer(memory, chain))
     }
 
     fn reset(&mut self) {
@@ -109,12 +109,12 @@ impl<S: EntropySource + ?Sized> EntropySource for Box<S> {
 }
 
 impl<S: EntropySource> Supply<S> {
-    /// Fills `chain` and says how far; None if it has to wait.
-    fn answer(&mut self, memory: &GuestMemory, chain: &Chain) -> Option<u32> {
+    /// Fills `chain`, if the limiter allows.
+    fn answer(&mut self, memory: &GuestMemory, chain: &Chain) -> Answer {
         let wanted = chain.writable_len().min(REQUEST_MAX as u64) as usize;
         if self.limiter.as_mut().is_some_and(|limiter| !limiter.allows(wanted as u64)) {
             self.metrics.entropy_rate_limiter_throttled.inc();
-            return None;
+            return Answer::PutBack(Until::Served);
         }
         let done = self.fill(memory, chain, wanted);
         self.metrics.entropy_event_count.inc();
@@ -122,7 +122,7 @@ impl<S: EntropySource> Supply<S> {
         if done < wanted || wanted == 0 {
             self.metrics.entropy_event_fails.inc();
         }
-        Some(done as u32)
+        Answer::Used(done as u32)
     }
 
     fn fill(&mut self, memory: &GuestMemory, chain: &Chain, wanted: usize) -> usize {

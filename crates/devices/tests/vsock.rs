@@ -17,7 +17,7 @@ use sparkler_devices::vsock::{
 };
 use tempfile::TempDir;
 use virtio::mock::{Buffer, CountingLine, MockDriver, ram};
-use virtio::{MmioTransport, Register, Status};
+use virtio::{MmioTransport, Notify, Register, Status};
 
 const GUEST_CID: u64 = 3;
 const HOST_PORT: u32 = 1 << 30;

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use devices::block::BlockBackend;
 use devices::block::request::{ID_LEN, SECTOR_SIZE};
@@ -18,6 +19,11 @@ use memory::{GuestMemory, GuestMemoryBackend};
 use rustix::fs::{FallocateFlags, fallocate};
 use thiserror::Error;
 use virtio::GuestSlice;
+
+/// A lock is also held, for a moment, by a process that was just forked and has not yet become the
+/// program that it starts: so a lock is tried again this often, with this pause.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a disk cannot be had.
 #[derive(Debug, Error)]
@@ -159,7 +165,15 @@ fn wrong_kind(metadata: &Metadata) -> Option<&'static str> {
 }
 
 fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
-    let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
+    let lock = || if read_only { file.try_lock_shared() } else { file.try_lock() };
+    let mut locked = lock();
+    for _ in 0..LOCK_TRIES {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        locked = lock();
+    }
     match locked {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(DiskError::InUse { path: path.to_owned() }),

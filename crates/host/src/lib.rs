@@ -8,6 +8,7 @@
 mod disk;
 mod entropy;
 mod events;
+mod overlay;
 pub mod probe;
 pub mod signals;
 mod stdio;
@@ -20,6 +21,7 @@ mod uring;
 pub use disk::{DiskClaim, DiskError, FileDisk};
 pub use entropy::HostEntropy;
 pub use events::{Event, EventFd, Poller, TimerFd};
+pub use overlay::{OverlayDisk, OverlayError};
 pub use signals::SignalFd;
 pub use stdio::{read_stdin, stdout_moves};
 pub use tap::{Tap, TapError};

@@ -1,4 +1,5 @@
-//! Signals: taken from a descriptor by an event loop, or the last thing a process sees.
+//! Signals: taken from a descriptor by an event loop, noticed in passing, or the last thing a process
+//! sees.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -64,21 +65,52 @@ static LAST_WORD: OnceLock<LastWord> = OnceLock::new();
 pub fn on_fatal(signals: &[i32], last_word: LastWord) -> io::Result<()> {
     LAST_WORD.get_or_init(|| last_word);
     for &signal in signals {
-        // SAFETY: an all-zero sigaction is a valid value, and each field that counts is set below.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = handler as extern "C" fn(i32) as usize;
         // The alternate stack that Rust's runtime gives each thread serves after an overflow. It is
         // small, so that all other signals have the thread's own.
-        action.sa_flags = if signal == libc::SIGSEGV { libc::SA_ONSTACK } else { 0 };
-        // SAFETY: `action` is valid and its handler is async-signal-safe, as `LastWord` demands.
-        if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let flags = if signal == libc::SIGSEGV { libc::SA_ONSTACK } else { 0 };
+        set_handler(signal, fatal, flags)?;
     }
     Ok(())
 }
 
-extern "C" fn handler(signal: i32) {
+/// What a process does when a signal passes that does it no harm. It runs inside a signal handler,
+/// as [`LastWord`] does, and what was interrupted goes on.
+pub type Notice = fn(signal: i32);
+
+static NOTICE: OnceLock<Notice> = OnceLock::new();
+
+/// Calls `notice` when `signal` arrives. The first call in a process decides.
+pub fn on_harmless(signal: i32, notice: Notice) -> io::Result<()> {
+    NOTICE.get_or_init(|| notice);
+    set_handler(signal, harmless, libc::SA_RESTART)
+}
+
+/// `handler` is async-signal-safe.
+fn set_handler(signal: i32, handler: extern "C" fn(i32), flags: i32) -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is a valid value, and each field that counts is set below.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    action.sa_flags = flags;
+    // SAFETY: `action` is valid, and the callers pass the two handlers below, which are
+    // async-signal-safe as `LastWord` and `Notice` demand.
+    if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+extern "C" fn harmless(signal: i32) {
+    // SAFETY: the location is this thread's own, and valid as long as the thread is.
+    let errno = unsafe { *libc::__errno_location() };
+    if let Some(notice) = NOTICE.get() {
+        notice(signal);
+    }
+    // What was interrupted may be about to read it.
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+extern "C" fn fatal(signal: i32) {
     if let Some(last_word) = LAST_WORD.get() {
         last_word(signal);
     }
@@ -126,7 +158,18 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI32, Ordering};
+
     use super::*;
+
+    #[test]
+    fn a_harmless_signal_is_noticed_and_passes() {
+        static SEEN: AtomicI32 = AtomicI32::new(0);
+        on_harmless(libc::SIGWINCH, |signal| SEEN.store(signal, Ordering::SeqCst)).unwrap();
+        // SAFETY: the handler is set, and the signal comes to this thread before raise returns.
+        assert_eq!(unsafe { libc::raise(libc::SIGWINCH) }, 0);
+        assert_eq!(SEEN.load(Ordering::SeqCst), libc::SIGWINCH);
+    }
 
     #[test]
     fn a_blocked_signal_is_read_from_the_descriptor() {

@@ -1,7 +1,9 @@
 //! Facts about the host and this process: memory, clocks, descriptors.
 
+use std::io;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 /// The host's memory in bytes.
@@ -74,9 +76,33 @@ pub fn process_start() -> Option<Duration> {
     Some(Duration::from_nanos(ticks.checked_mul(1_000_000_000 / per_second)?))
 }
 
+/// Lets this process have `wanted` descriptors, or as many as its hard limit allows; a soft limit
+/// that is higher stays. Returns the limit that holds now.
+pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // Without a value there is no limit.
+    let current = current.unwrap_or(u64::MAX);
+    let raised = wanted.min(maximum.unwrap_or(u64::MAX));
+    if raised <= current {
+        return Ok(current);
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum })?;
+    Ok(raised)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_descriptor_limit_rises_and_never_falls() {
+        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let before = raise_descriptor_limit(0).unwrap();
+        for (wanted, expected) in [(before, before), (1, before), (u64::MAX, hard), (1, hard)] {
+            assert_eq!(raise_descriptor_limit(wanted).unwrap(), expected, "{wanted}");
+            assert_eq!(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), expected);
+        }
+    }
 
     #[test]
     fn meminfo_is_read_in_bytes() {

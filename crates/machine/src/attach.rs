@@ -13,6 +13,7 @@ use devices::serial::{self, Serial};
 use devices::status_port::{self, StatusPort};
 use spec::VmSpec;
 
+use crate::counted::{counted_io, counted_line};
 use crate::map::{ACPI_POWER_PORT, BOOT_TIMER};
 use crate::virtio_slots::{self, BackEnds, VirtioSlot};
 use crate::{Error, Parts};
@@ -39,15 +40,17 @@ pub(crate) fn attach(spec: &VmSpec, mut parts: Parts) -> Result<Attached, Error>
     let (memory, vm) = (&parts.memory, parts.vm.as_ref());
     let virtio = virtio_slots::attach(spec, memory, vm, &mut io, back_ends)?;
 
-    let line = vm.irq_line(serial::COM1_IRQ)?;
-    let mut serial = Serial::new(line, parts.serial_output, parts.serial_room)
+    let line = |gsi| vm.irq_line(gsi).map(|line| counted_line(line, &parts.metrics.interrupts));
+    let mut serial = Serial::new(line(serial::COM1_IRQ)?, parts.serial_output, parts.serial_room)
         .counted(parts.metrics.uart.clone());
     if let Some(bucket) = spec.serial.rate_limiter {
         let start = Instant::now();
         serial = serial.limited(bucket, move || start.elapsed());
     }
     let serial = Arc::new(serial);
-    let i8042 = Arc::new(I8042::new(vm.irq_line(boot::layout::I8042_GSI)?, parts.power.clone()));
+    let i8042 = I8042::new(line(boot::layout::I8042_GSI)?, parts.power.clone())
+        .counted(parts.metrics.i8042.clone());
+    let i8042 = Arc::new(i8042);
     let power = Arc::new(AcpiPower::new(parts.power));
     io.ports.insert(serial::COM1_PORT, serial::PORTS, serial.clone())?;
     io.ports.insert(i8042::PORT, i8042::PORTS, i8042.clone())?;
@@ -61,5 +64,6 @@ pub(crate) fn attach(spec: &VmSpec, mut parts: Parts) -> Result<Attached, Error>
         let timer = Arc::new(BootTimer::new(parts.booted.unwrap_or_else(|| Box::new(|| ()))));
         io.mmio.insert(BOOT_TIMER, boot_timer::WINDOW, timer)?;
     }
+    let io = counted_io(io, &parts.metrics.vcpu)?;
     Ok(Attached { io, serial, i8042, virtio })
 }

@@ -16,6 +16,7 @@
 
 mod attach;
 mod build;
+mod counted;
 mod error;
 pub mod map;
 mod parts;

@@ -17,11 +17,12 @@ use devices::rate::RateLimiter;
 use devices::rng::{EntropySource, Rng};
 use devices::vsock::{Host, Vsock};
 use memory::GuestMemory;
-use metrics::Metrics;
-use spec::{CacheType, Drive, DriveBackend, NetworkInterface, VmSpec};
+use metrics::{InterruptMetrics, Metrics};
+use spec::{CacheType, Drive, DriveBackend, IoEngine, NetworkInterface, VmSpec};
 use vcpu::Vm;
 use virtio::{MmioTransport, Notify, Register, VirtioDevice};
 
+use crate::counted::counted_line;
 use crate::map::VirtioPlaces;
 use crate::parts::{Alarms, Link};
 use crate::{Error, Parts};
@@ -152,8 +153,10 @@ pub(crate) fn attach(
     io: &mut IoSpace,
     back_ends: BackEnds,
 ) -> Result<Vec<VirtioSlot>, Error> {
-    let mut row = Row { memory, vm, io, places: VirtioPlaces::default(), slots: Vec::new() };
     let BackEnds { mut disks, mut links, vsock, entropy, mut alarms, metrics } = back_ends;
+    let interrupts = &metrics.interrupts;
+    let places = VirtioPlaces::default();
+    let mut row = Row { memory, vm, io, interrupts, places, slots: Vec::new() };
     let alarms = alarms.as_mut();
     if let Some(settings) = spec.balloon {
         let alarm = row.alarm(alarms, devices::balloon::STATS_QUEUE)?;
@@ -190,8 +193,15 @@ fn block(
     metrics: &Metrics,
 ) -> Result<Block<Box<dyn BlockBackend>>, Error> {
     let id = drive.id().to_string();
-    if let DriveBackend::VhostUser(_) = drive.backend() {
-        return Err(Error::Unsupported { device: "drive", id, what: "vhost-user sockets are" });
+    let unsupported = match (drive.backend(), drive.io_engine) {
+        (DriveBackend::File(_), _) | (DriveBackend::Overlay(_), IoEngine::Sync) => None,
+        (DriveBackend::Overlay(_), IoEngine::Async) => {
+            Some("overlays with the I/O engine Async are")
+        }
+        (DriveBackend::VhostUser(_), _) => Some("vhost-user sockets are"),
+    };
+    if let Some(what) = unsupported {
+        return Err(Error::Unsupported { device: "drive", id, what });
     }
     let options = BlockOptions {
         read_only: drive.read_only,
@@ -228,6 +238,7 @@ struct Row<'a> {
     memory: &'a Arc<GuestMemory>,
     vm: &'a dyn Vm,
     io: &'a mut IoSpace,
+    interrupts: &'a Arc<InterruptMetrics>,
     places: VirtioPlaces,
     slots: Vec<VirtioSlot>,
 }
@@ -246,7 +257,7 @@ impl Row<'_> {
     ) -> Result<(), Error> {
         let place = self.places.next()?;
         let queues = device.queue_sizes().len() as u32;
-        let line = self.vm.irq_line(place.gsi)?;
+        let line = counted_line(self.vm.irq_line(place.gsi)?, self.interrupts);
         let transport = Arc::new(MmioTransport::new(device, self.memory.clone(), line)?);
         self.io.mmio.insert(place.address.into(), place.len.into(), transport.clone())?;
         self.slots.push(VirtioSlot { handle: handle(transport), id: id.to_owned(), queues, place });

@@ -12,7 +12,7 @@ use devices::rng::EntropySource;
 use devices::status_port::{GuestEvent, GuestEvents};
 use memory::{Bytes, GuestAddress};
 use sparkler_machine as machine;
-use sparkler_machine::{Machine, Parts, VirtioKind, build};
+use sparkler_machine::{Machine, Parts, VirtioHandle, VirtioSlot, build};
 use spec::{
     BootSource, CommandLine, DeviceId, Drive, DriveBackend, Entropy, InitrdPart, InstanceId,
     MemoryMib, NetworkInterface, VcpuCount, VmSpec,
@@ -146,6 +146,7 @@ struct Bench {
     folder: tempfile::TempDir,
     notes: Notes,
     events: Notes,
+    metrics: Arc<metrics::Metrics>,
 }
 
 impl Bench {
@@ -153,7 +154,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("vmlinux"), kernel()).unwrap();
         std::fs::write(folder.path().join("initrd"), b"initrd").unwrap();
-        Self { folder, notes: Notes::default(), events: Notes::default() }
+        Self { folder, notes: Notes::default(), events: Notes::default(), metrics: Arc::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -175,6 +176,7 @@ impl Bench {
         let mut parts = Parts::new(Arc::new(memory), vm, power, Box::new(NoEntropy));
         parts.disks = spec.drives.iter().map(|_| Box::new(NoDisk) as _).collect();
         parts.guest_events = Some(Arc::new(self.events.clone()));
+        parts.metrics = self.metrics.clone();
         let events = self.events.clone();
         parts.booted = Some(Box::new(move || events.add("booted".into())));
         build(spec, parts)
@@ -191,6 +193,16 @@ fn drive(id: &str, is_root: bool) -> Drive {
     let mut drive = Drive::new(id, DriveBackend::File("/disk".into())).unwrap();
     drive.is_root = is_root;
     drive
+}
+
+fn kind(slot: &VirtioSlot) -> &'static str {
+    match slot.handle {
+        VirtioHandle::Block(_) => "block",
+        VirtioHandle::Net(_) => "net",
+        VirtioHandle::Vsock(_) => "vsock",
+        VirtioHandle::Balloon(_) => "balloon",
+        VirtioHandle::Rng(_) => "rng",
+    }
 }
 
 #[test]
@@ -214,13 +226,13 @@ fn a_machine_with_everything() {
     assert!(states[1..].iter().all(|s| s.mp_state == MpState::Uninitialized));
 
     let slots: Vec<_> =
-        machine.virtio.iter().map(|s| (s.kind, s.id.as_str(), s.place.address)).collect();
+        machine.virtio.iter().map(|s| (kind(s), s.id.as_str(), s.place.address)).collect();
     assert_eq!(
         slots,
         [
-            (VirtioKind::Block, "root", 0xC000_1000),
-            (VirtioKind::Block, "data", 0xC000_2000),
-            (VirtioKind::Rng, "rng", 0xC000_3000),
+            ("block", "root", 0xC000_1000),
+            ("block", "data", 0xC000_2000),
+            ("rng", "rng", 0xC000_3000),
         ]
     );
     let doorbells: Vec<_> = machine.doorbells().map(|d| (d.address, d.queue)).collect();
@@ -263,6 +275,18 @@ fn devices_answer_at_their_addresses() {
     let mut status = [0];
     machine.io.ports.read(0x3F8 + 5, &mut status);
     assert_eq!(status, [0x60]);
+
+    machine.i8042.ctrl_alt_del().unwrap();
+    let metrics = &bench.metrics;
+    let counts = [
+        &metrics.vcpu.exit_io_in,
+        &metrics.vcpu.exit_io_out,
+        &metrics.vcpu.exit_mmio_read,
+        &metrics.vcpu.exit_mmio_write,
+        &metrics.interrupts.triggers,
+        &metrics.i8042.reset_count,
+    ];
+    assert_eq!(counts.map(metrics::Counter::count), [1, 5, 1, 1, 1, 1]);
 }
 
 #[test]
@@ -296,7 +320,7 @@ fn refusals_say_what_is_wrong() {
     network.network.put(NetworkInterface::new(id, "tap0").unwrap()).unwrap();
     assert_eq!(
         bench.refusal(&network),
-        "network interface eth0: network interfaces are not supported by this version: remove it"
+        "the machine has 1 network interfaces, and 0 were opened for them"
     );
 
     let mut vhost = good.clone();

@@ -93,11 +93,18 @@ impl Latency {
     /// One operation took so long.
     pub fn record(&self, time: Duration) {
         let us = micros(time);
-        self.sum_us.add(us);
-        self.max_us.0.fetch_max(us, Ordering::Relaxed);
+        // Most operations are neither the longest nor the shortest: those cost no more than looks.
+        if us > 0 {
+            self.sum_us.add(us);
+        }
+        if us > self.max_us.get() {
+            self.max_us.0.fetch_max(us, Ordering::Relaxed);
+        }
         let shorter = |min| (min == 0 || us < min).then_some(us);
-        // Refused when it is not shorter: then there is nothing to do.
-        let _ = self.min_us.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
+        if shorter(self.min_us.get()).is_some() {
+            // Refused when another was shorter meanwhile: then there is nothing to do.
+            let _ = self.min_us.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
+        }
     }
 }
 

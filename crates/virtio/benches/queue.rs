@@ -6,7 +6,7 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use memory::GuestMemory;
 use sparkler_virtio::mock::{Buffer, CountingLine, MockDriver, ram};
-use sparkler_virtio::{Activated, MmioTransport, Outcome, Register, Status, VirtioDevice};
+use sparkler_virtio::{Activated, Answer, MmioTransport, Outcome, Register, Status, VirtioDevice};
 
 /// Requests per notification.
 const BATCH: u64 = 64;
@@ -36,7 +36,7 @@ impl VirtioDevice for Sink {
     fn process_queue(&mut self, index: usize) -> Outcome {
         let Some(active) = self.active.as_mut() else { return Outcome::Done };
         active.queues[index].serve(&active.memory, &active.interrupt, |chain| {
-            black_box(chain.writable_len()) as u32
+            Answer::Used(black_box(chain.writable_len()) as u32)
         })
     }
     fn reset(&mut self) {

@@ -24,6 +24,7 @@ mod mmio;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mock;
 mod queue;
+mod turn;
 
 pub use chain::{BufferError, Chain, GuestSlice, MAX_CHAIN_LEN, Segment};
 pub use device::{Activated, Outcome, VirtioDevice, copy_config};
@@ -32,6 +33,7 @@ pub use mmio::{
     Half, MMIO_WINDOW, MmioTransport, Notify, Register, RingPart, Status, TransportState,
 };
 pub use queue::{MAX_QUEUE_SIZE, Queue, QueueError, QueueState};
+pub use turn::{Answer, Handler, Turn, Until};
 pub use virtio_bindings as bindings;
 
 use thiserror::Error as ThisError;

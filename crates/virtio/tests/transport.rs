@@ -9,8 +9,8 @@ use sparkler_virtio::mock::{
     Buffer, CountingLine, Descriptor, INDIRECT, MockDriver, NEXT, RAM_SIZE, Used, WRITE, ram,
 };
 use sparkler_virtio::{
-    Activated, Chain, Half, MmioTransport, Outcome, RING_FEATURES, Register, RingPart, Status,
-    VirtioDevice, copy_config,
+    Activated, Answer, Chain, Half, MmioTransport, Outcome, RING_FEATURES, Register, RingPart,
+    Status, VirtioDevice, copy_config,
 };
 
 const EVENT_IDX: u64 = 1 << 29;
@@ -45,7 +45,8 @@ impl VirtioDevice for Echo {
     fn process_queue(&mut self, index: usize) -> Outcome {
         let active = self.active.as_mut().expect("active");
         let memory = &active.memory;
-        active.queues[index].serve(memory, &active.interrupt, |chain| echo(memory, chain))
+        active.queues[index]
+            .serve(memory, &active.interrupt, |chain| Answer::Used(echo(memory, chain)))
     }
     fn reset(&mut self) {
         self.active = None;

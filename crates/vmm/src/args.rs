@@ -73,8 +73,8 @@ const FLAGS: &[Flag] = &[
     },
     switch("no-jit", "Run the software CPU without its translator."),
     switch("no-seccomp", "Run without system call filters (there are none yet)."),
-    switch("perf-map", "List translated code for perf in /tmp/perf-PID.map."),
     value("parent-cpu-time-us", "CPU time that the parent used before this process, in us."),
+    switch("perf-map", "List translated code for perf in /tmp/perf-PID.map."),
     Flag {
         forbids: &["no-seccomp"],
         ..value("seccomp-filter", "Compiled system call filters (not applied yet).")

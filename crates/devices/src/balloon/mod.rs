@@ -27,7 +27,7 @@ use metrics::{BalloonMetrics, Counter};
 use thiserror::Error;
 use virtio::bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use virtio::{
-    Activated, Chain, Interrupt, MAX_QUEUE_SIZE, Outcome, Queue, QueueError, Segment, VirtioDevice,
+    Activated, Answer, Chain, Handler, Interrupt, MAX_QUEUE_SIZE, Outcome, Segment, VirtioDevice,
     copy_config,
 };
 
@@ -54,8 +54,6 @@ const CONFIG_ACTUAL: u64 = 4;
 
 /// Pages of 4 KiB in a MiB.
 const PAGES_PER_MIB: u32 = 256;
-/// Most looks at the statistics queue in one turn; a driver has one buffer there.
-const STATS_LOOKS_MAX: u32 = 16;
 
 /// Why the balloon does not do what the API asks for. The texts are those of Firecracker.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
@@ -277,26 +275,27 @@ impl VirtioDevice for Balloon {
         match role {
             Role::Inflate => {
                 metrics.inflate_count.inc();
-                queue.serve(memory, interrupt, |chain| inflate(memory, chain, metrics))
+                queue.serve(memory, interrupt, |chain| {
+                    inflate(memory, chain, metrics);
+                    Answer::Used(0)
+                })
             }
             Role::Deflate => {
                 metrics.deflate_count.inc();
-                queue.serve(memory, interrupt, |_| 0)
+                queue.serve(memory, interrupt, |_| Answer::Used(0))
             }
             Role::Stats => {
                 metrics.stats_updates_count.inc();
                 let interval = Duration::from_secs(settings.stats_interval_s.into());
-                let mut poll = Poll { state, metrics, memory, alarm: alarm.as_ref(), interval };
-                poll.turn(queue, interrupt).unwrap_or_else(|error| {
-                    log::debug!("virtio-balloon: statistics given up: {error}");
-                    Outcome::Broken
-                })
+                let alarm = alarm.as_ref();
+                let mut poll = Poll { state, metrics, memory, alarm, interval, older: Vec::new() };
+                queue.serve_by(memory, interrupt, &mut poll)
             }
             Role::Hinting => {
                 let hinting = &mut state.hinting;
                 queue.serve(memory, interrupt, |chain| {
                     hint(memory, chain, hinting, interrupt, metrics);
-                    0
+                    Answer::Used(0)
                 })
             }
             Role::Reporting => queue.serve(memory, interrupt, |chain| {
@@ -306,7 +305,7 @@ impl VirtioDevice for Balloon {
                     fails: &metrics.free_page_report_fails,
                 };
                 freed.discard_all(memory, chain.writable());
-                0
+                Answer::Used(0)
             }),
         }
     }
@@ -324,7 +323,7 @@ impl VirtioDevice for Balloon {
 }
 
 /// Discards the pages that `chain` lists.
-fn inflate(memory: &GuestMemory, chain: &Chain, metrics: &BalloonMetrics) -> u32 {
+fn inflate(memory: &GuestMemory, chain: &Chain, metrics: &BalloonMetrics) {
     let mut list = [0; FRAMES_MAX * FRAME_LEN];
     let len = usize::try_from(chain.readable_len()).unwrap_or(usize::MAX);
     let list = list.get_mut(..len).and_then(|list| {
@@ -334,7 +333,7 @@ fn inflate(memory: &GuestMemory, chain: &Chain, metrics: &BalloonMetrics) -> u32
     let Some(list) = list else {
         log::debug!("virtio-balloon: a list of {len} bytes ignored");
         metrics.event_fails.inc();
-        return 0;
+        return;
     };
     let is_ram = |frame: u64| memory.address_in_range(GuestAddress(frame * memory::PAGE_SIZE));
     for range in frames::ranges(list, is_ram) {
@@ -345,7 +344,6 @@ fn inflate(memory: &GuestMemory, chain: &Chain, metrics: &BalloonMetrics) -> u32
             metrics.event_fails.inc();
         }
     }
-    0
 }
 
 /// Takes the driver's command, or discards the pages that it hints at.
@@ -403,49 +401,37 @@ fn complain(error: &DiscardError) {
     }
 }
 
-/// One turn on the statistics queue.
+/// One turn on the statistics queue: takes what the driver has to say, and asks again when the time
+/// has come.
 struct Poll<'a> {
     state: &'a mut State,
     metrics: &'a BalloonMetrics,
     memory: &'a GuestMemory,
     alarm: &'a dyn Alarm,
     interval: Duration,
+    /// A driver has one buffer; one that has more gets these back.
+    older: Vec<u16>,
 }
 
-impl Poll<'_> {
-    /// Takes what the driver has to say, and asks again when the time has come.
-    fn turn(&mut self, queue: &mut Queue, interrupt: &Interrupt) -> Result<Outcome, QueueError> {
-        let outcome = self.take(queue)?;
+impl Handler for Poll<'_> {
+    fn handle(&mut self, chain: &mut Chain) -> Answer {
+        self.read(chain);
+        self.older.extend(self.state.held.replace(chain.head()));
+        Answer::Kept
+    }
+
+    fn settle(&mut self, ended: &mut Vec<(u16, u32)>) {
+        ended.extend(self.older.drain(..).map(|head| (head, 0)));
         let now = self.alarm.now();
         if now >= self.state.due {
-            if let Some(head) = self.state.held.take() {
-                queue.add_used(self.memory, head, 0)?;
-            }
+            ended.extend(self.state.held.take().map(|head| (head, 0)));
             self.state.due = now.saturating_add(self.interval);
             self.alarm.set(self.interval);
         }
-        if queue.needs_interrupt(self.memory)? {
-            interrupt.signal_used();
-        }
-        Ok(outcome)
     }
+}
 
-    fn take(&mut self, queue: &mut Queue) -> Result<Outcome, QueueError> {
-        let mut chain = Chain::default();
-        for _ in 0..STATS_LOOKS_MAX {
-            if queue.pop(self.memory, &mut chain)? {
-                self.read(&chain);
-                // A driver has one buffer; one that has more gets the older ones back.
-                if let Some(older) = self.state.held.replace(chain.head()) {
-                    queue.add_used(self.memory, older, 0)?;
-                }
-            } else if !queue.enable_notification(self.memory)? {
-                return Ok(Outcome::Done);
-            }
-        }
-        Ok(Outcome::More)
-    }
-
+impl Poll<'_> {
     fn read(&mut self, chain: &Chain) {
         let len = chain.readable_len().min(STATS_LEN_MAX) as usize;
         let mut bytes = [0; STATS_LEN_MAX as usize];

@@ -17,7 +17,9 @@ use std::time::Duration;
 use memory::GuestMemory;
 use metrics::BlockMetrics;
 use virtio::bindings::virtio_blk as wire;
-use virtio::{BufferError, Chain, GuestSlice, Interrupt, Outcome, Queue, QueueError};
+use virtio::{
+    Answer, BufferError, Chain, GuestSlice, Handler, Interrupt, Outcome, Queue, Turn, Until,
+};
 use vm_memory::bitmap::Bitmap;
 
 use super::backend::{Begun, BlockBackend, Tag, Transfer};
@@ -27,13 +29,6 @@ use super::request::{
 };
 use super::{BlockOptions, Clock};
 use crate::rate::RateLimiter;
-
-/// Most looks at the ring in one turn.
-const TURN_LOOKS: u32 = 1024;
-/// No further request is begun in a turn once its requests moved or cleared this many bytes.
-const TURN_BYTES: u64 = 16 << 20;
-/// Looks after which transfers are sent off, and the driver hears of what is done so far.
-const LOOKS_PER_BATCH: u32 = 16;
 
 /// A disk but for its queue.
 pub struct Server<B> {
@@ -45,10 +40,10 @@ pub struct Server<B> {
     pub metrics: Arc<BlockMetrics>,
     pub clock: Clock,
     flight: Flight,
-    /// Bytes that this turn moved or cleared.
-    work: u64,
-    /// Kept for its allocation.
-    scratch: Chain,
+    /// What this turn clears. What it moves the queue counts, as the chains' lengths.
+    cleared: Turn,
+    /// Why the last request has to wait, if it has.
+    refused: Option<Limit>,
 }
 
 /// The queue, and what goes with it.
@@ -58,17 +53,8 @@ pub struct Ring<'a> {
     pub interrupt: &'a Interrupt,
 }
 
-/// What became of a chain.
-enum Served {
-    /// It is answered, with so many bytes written.
-    Answered(u32),
-    /// It will be answered when its transfer has ended.
-    OnItsWay,
-    /// It is to go back into the queue.
-    Refused(Limit),
-}
-
 /// Why a request has to wait.
+#[derive(Debug, Clone, Copy)]
 enum Limit {
     /// The rate limiter's alarm has the queue served again.
     Rate,
@@ -100,8 +86,8 @@ impl<B: BlockBackend> Server<B> {
             metrics: Arc::default(),
             clock: Box::new(|| Duration::ZERO),
             flight: Flight::default(),
-            work: 0,
-            scratch: Chain::default(),
+            cleared: Turn::default(),
+            refused: None,
         }
     }
 
@@ -111,25 +97,23 @@ impl<B: BlockBackend> Server<B> {
         if self.limiter.as_mut().is_some_and(RateLimiter::take_unblocked) {
             self.metrics.rate_limiter_event_count.inc();
         }
-        let mut chain = std::mem::take(&mut self.scratch);
-        let taken = self.take(ring, &mut chain);
-        self.scratch = chain;
-        // Also after a broken chain: the driver gets what was done before it.
-        let sent = self.send_off(ring);
-        match taken.and_then(|outcome| sent.map(|_| outcome)) {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                log::debug!("virtio-block: queue given up: {error}");
-                self.metrics.event_fails.inc();
-                Outcome::Broken
-            }
+        let Ring { memory, queue, interrupt } = ring;
+        self.cleared = Turn::default();
+        let outcome = queue.serve_by(memory, interrupt, &mut Serving { server: self, memory });
+        if let Some(limit) = self.refused.take() {
+            self.count_refused(limit);
         }
+        if outcome == Outcome::Broken {
+            self.metrics.event_fails.inc();
+        }
+        outcome
     }
 
     /// Waits for all that is on its way, and answers it.
     pub fn settle(&mut self, ring: &mut Ring<'_>) {
         self.backend.wait();
-        if let Err(error) = self.send_off(ring) {
+        let Ring { memory, queue, interrupt } = ring;
+        if let Err(error) = queue.settle(memory, interrupt, &mut Serving { server: self, memory }) {
             log::debug!("virtio-block: queue broken while its disk came to rest: {error}");
         }
     }
@@ -144,98 +128,53 @@ impl<B: BlockBackend> Server<B> {
         }
     }
 
-    fn take(&mut self, ring: &mut Ring<'_>, chain: &mut Chain) -> Result<Outcome, QueueError> {
-        self.work = 0;
-        ring.queue.disable_notification(ring.memory)?;
-        self.collect(ring)?;
-        // An empty look counts as well: a guest can make the index come and go between two looks.
-        for looks in 1..=TURN_LOOKS {
-            if ring.queue.pop(ring.memory, chain)? {
-                match self.serve(ring.memory, chain) {
-                    Served::Answered(written) => {
-                        ring.queue.add_used(ring.memory, chain.head(), written)?;
-                    }
-                    Served::OnItsWay => {}
-                    Served::Refused(limit) => {
-                        ring.queue.undo_pop();
-                        // What is sent off may end at once, and make room.
-                        if !(matches!(limit, Limit::InFlight) && self.send_off(ring)?) {
-                            self.count_refused(&limit);
-                            return Ok(Outcome::Done);
-                        }
-                    }
-                }
-            } else if !ring.queue.enable_notification(ring.memory)? {
-                return Ok(Outcome::Done);
-            }
-            if self.work >= TURN_BYTES {
-                break;
-            }
-            if looks % LOOKS_PER_BATCH == 0 {
-                self.send_off(ring)?;
-            }
-        }
-        Ok(Outcome::More)
-    }
-
-    /// Sends transfers off, answers those that have ended, and tells the driver. True if any had.
-    fn send_off(&mut self, ring: &mut Ring<'_>) -> Result<bool, QueueError> {
-        self.backend.submit();
-        let any = self.collect(ring)?;
-        if ring.queue.needs_interrupt(ring.memory)? {
-            ring.interrupt.signal_used();
-        }
-        Ok(any)
-    }
-
     /// Answers the requests whose transfers have ended.
-    fn collect(&mut self, ring: &mut Ring<'_>) -> Result<bool, QueueError> {
-        let mut any = false;
+    fn collect(&mut self, memory: &GuestMemory, ended: &mut Vec<(u16, u32)>) {
         while let Some((tag, result)) = self.backend.ended() {
             let Some(pending) = self.flight.release(tag) else { continue };
             let Pending { chain, operation, status_at, since } = pending;
-            mark_read(ring.memory, &chain, &operation);
+            mark_read(memory, &chain, &operation);
             let done = result.map(|()| operation.written_len()).map_err(Failure::Host);
             self.count(&operation, &done, since);
-            let written = answer(ring.memory, &chain, status_at, done);
-            ring.queue.add_used(ring.memory, chain.head(), written)?;
+            ended.push((chain.head(), answer(memory, &chain, status_at, done)));
             self.flight.recycle(chain);
-            any = true;
         }
-        Ok(any)
     }
 
     /// Begins the request in `chain`, and answers it if it is done at once.
-    fn serve(&mut self, memory: &Arc<GuestMemory>, chain: &mut Chain) -> Served {
+    fn serve(&mut self, memory: &Arc<GuestMemory>, chain: &mut Chain) -> Answer {
+        self.refused = None;
         let disk = self.disk();
         let (operation, status_at) = match Request::parse(memory, chain, disk) {
             Ok(Request { operation: Ok(operation), status_at }) => (operation, status_at),
             Ok(Request { operation: Err(refusal), status_at }) => {
                 self.metrics.invalid_reqs_count.inc();
                 let refused = Err(Failure::Refused(refusal));
-                return Served::Answered(answer(memory, chain, status_at, refused));
+                return Answer::Used(answer(memory, chain, status_at, refused));
             }
             Err(unanswerable) => {
                 log::debug!("virtio-block request dropped: {unanswerable:?}");
                 self.metrics.invalid_reqs_count.inc();
-                return Served::Answered(0);
+                return Answer::Used(0);
             }
         };
-        let Some(tag) = self.flight.vacant() else { return Served::Refused(Limit::InFlight) };
-        let bytes = operation.transfer_len();
-        if !self.limiter.as_mut().is_none_or(|limiter| limiter.allows(bytes)) {
-            return Served::Refused(Limit::Rate);
+        if self.cleared.is_heavy() {
+            return Answer::PutBack(Until::NextTurn);
         }
-        self.work += bytes;
+        let Some(tag) = self.flight.vacant() else { return self.refuse(Limit::InFlight) };
+        let bytes = operation.transfer_len();
+        if self.limiter.as_mut().is_some_and(|limiter| !limiter.allows(bytes)) {
+            return self.refuse(Limit::Rate);
+        }
         let since = (self.clock)();
         match self.begin(tag, memory, chain, &operation) {
             Some(done) => {
                 self.count(&operation, &done, since);
-                Served::Answered(answer(memory, chain, status_at, done))
+                Answer::Used(answer(memory, chain, status_at, done))
             }
             None => {
                 self.flight.occupy(chain, |chain| Pending { chain, operation, status_at, since });
-                Served::OnItsWay
+                Answer::Kept
             }
         }
     }
@@ -305,7 +244,7 @@ impl<B: BlockBackend> Server<B> {
             let changed = match action {
                 Action::Discard => self.backend.discard(extent.offset, extent.len),
                 Action::WriteZeroes => {
-                    self.work += extent.len;
+                    self.cleared.spend(extent.len);
                     self.backend.write_zeroes(extent.offset, extent.len, extent.may_unmap)
                 }
             };
@@ -314,7 +253,15 @@ impl<B: BlockBackend> Server<B> {
         Ok(0)
     }
 
-    fn count_refused(&self, limit: &Limit) {
+    fn refuse(&mut self, limit: Limit) -> Answer {
+        self.refused = Some(limit);
+        Answer::PutBack(match limit {
+            Limit::Rate => Until::Served,
+            Limit::InFlight => Until::Ended,
+        })
+    }
+
+    fn count_refused(&self, limit: Limit) {
         self.metrics.remaining_reqs_count.inc();
         match limit {
             Limit::Rate => self.metrics.rate_limiter_throttled_events.inc(),
@@ -340,6 +287,23 @@ impl<B: BlockBackend> Server<B> {
             (Ok(_), Operation::Flush) => metrics.flush_count.inc(),
             (Ok(_), Operation::GetId { .. } | Operation::Extents { .. }) => {}
         }
+    }
+}
+
+/// A disk over the guest's RAM, as its queue sees it.
+struct Serving<'a, B> {
+    server: &'a mut Server<B>,
+    memory: &'a Arc<GuestMemory>,
+}
+
+impl<B: BlockBackend> Handler for Serving<'_, B> {
+    fn handle(&mut self, chain: &mut Chain) -> Answer {
+        self.server.serve(self.memory, chain)
+    }
+
+    fn settle(&mut self, ended: &mut Vec<(u16, u32)>) {
+        self.server.backend.submit();
+        self.server.collect(self.memory, ended);
     }
 }
 

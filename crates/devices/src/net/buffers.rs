@@ -13,7 +13,6 @@ use virtio::{Chain, GuestSlice, Queue, QueueError, Segment};
 use vm_memory::bitmap::Bitmap;
 
 use super::frame::{FRAME_MAX, NUM_BUFFERS};
-use super::used::add_all_used;
 
 /// No further chain is taken once there are so many slices: with the longest chain on top, that is
 /// within what readv(2) takes (`UIO_MAXIOV`, 1024).
@@ -57,8 +56,6 @@ pub(super) struct Buffers<'m> {
     unfit: u64,
     /// The chains of one frame and the bytes in each; kept for its allocation.
     used: Vec<(u16, u32)>,
-    /// The driver wants an interrupt, whatever the queue says.
-    owes_interrupt: bool,
 }
 
 /// A chain.
@@ -84,7 +81,6 @@ impl<'m> Buffers<'m> {
             room: 0,
             unfit: 0,
             used: Vec::new(),
-            owes_interrupt: false,
         }
     }
 
@@ -164,8 +160,9 @@ impl<'m> Buffers<'m> {
         mark_written(slices, len);
         // Bounded by SLICES_MAX.
         write_all(slices, NUM_BUFFERS, &(self.used.len() as u16).to_le_bytes());
-        self.owes_interrupt |= add_all_used(queue, self.memory, &self.used)?;
-        Ok(())
+        // A driver that sees the first chain of a frame looks for the others at once (virtio 1.2,
+        // 5.1.6.4.1).
+        queue.add_used_all(self.memory, &self.used)
     }
 
     /// Logs all as written that a read may have written which gave no frame to the driver.
@@ -181,11 +178,6 @@ impl<'m> Buffers<'m> {
         self.slices.truncate(self.filled);
         self.room = 0;
         self.unfit
-    }
-
-    /// Says once that the driver has to be interrupted.
-    pub fn take_owed_interrupt(&mut self) -> bool {
-        std::mem::take(&mut self.owes_interrupt)
     }
 
     fn forget_filled(&mut self) {

@@ -34,7 +34,6 @@ mod buffers;
 mod frame;
 mod rx;
 mod tx;
-mod used;
 
 use std::io;
 use std::net::Ipv4Addr;

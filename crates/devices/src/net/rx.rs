@@ -3,18 +3,11 @@
 use std::io::ErrorKind;
 
 use virtio::bindings::virtio_net as wire;
-use virtio::{Activated, Interrupt, Outcome, Queue, QueueError};
+use virtio::{Activated, Interrupt, Outcome, Queue, QueueError, Turn};
 
 use super::buffers::{Buffers, Room, Shape};
 use super::frame::{ETHERNET_LEN, FRAME_MAX, HEADER_LEN};
 use super::{Detoured, Link, NetOptions, RX, Tap, offload};
-
-/// Most looks for a frame in one turn.
-const TURN_LOOKS: u32 = 1024;
-/// No further frame is received in a turn that received this many bytes.
-const TURN_BYTES: usize = 16 << 20;
-/// Looks after which the driver hears of the frames received so far.
-const LOOKS_PER_SIGNAL: u32 = 16;
 
 /// The MTU where none is set: Ethernet's.
 const MTU_DEFAULT: u16 = 1500;
@@ -51,14 +44,14 @@ impl<T: Tap> Link<T> {
         self.answer_expected = false;
         let shape = shape(active, self.options);
         let Activated { memory, queues, interrupt, .. } = active;
-        let Some(queue) = queues.get_mut(RX).filter(|queue| queue.state().ready) else {
+        let Some(queue) = queues.get_mut(RX).filter(|queue| queue.ready()) else {
             return Outcome::Done;
         };
         let mut buffers = Buffers::new(memory, shape);
         let turn = self.receive_turn(queue, &mut buffers, interrupt);
         self.metrics.rx_fails.add(buffers.put_back(queue));
         // Also after a broken chain: the driver gets what was received before it.
-        let signalled = signal(queue, &mut buffers, interrupt);
+        let signalled = queue.signal(memory, interrupt);
         self.set_detour_alarm();
         turn.and_then(|outcome| signalled.map(|()| outcome)).unwrap_or_else(|error| {
             log::debug!("virtio-net receive queue given up: {error}");
@@ -85,12 +78,12 @@ impl<T: Tap> Link<T> {
         buffers: &mut Buffers<'_>,
         interrupt: &Interrupt,
     ) -> Result<Outcome, QueueError> {
-        let mut bytes = 0;
+        let mut turn = Turn::default();
         queue.disable_notification(buffers.memory())?;
-        for looks in 1..=TURN_LOOKS {
+        while turn.look() {
             match self.look(queue, buffers)? {
                 Look::Frame(len) => {
-                    bytes += len;
+                    turn.spend(len as u64);
                     self.metrics.rx_count.inc();
                     self.metrics.rx_packets_count.inc();
                     self.metrics.rx_bytes_count.add(len as u64);
@@ -105,11 +98,8 @@ impl<T: Tap> Link<T> {
                     return Ok(Outcome::Done);
                 }
             }
-            if bytes >= TURN_BYTES {
-                break;
-            }
-            if looks % LOOKS_PER_SIGNAL == 0 {
-                signal(queue, buffers, interrupt)?;
+            if turn.pauses() {
+                queue.signal(buffers.memory(), interrupt)?;
             }
         }
         Ok(Outcome::More)
@@ -238,15 +228,4 @@ fn shape(active: &Activated, options: NetOptions) -> Shape {
     let mtu = options.mtu.filter(|_| active.has_feature(wire::VIRTIO_NET_F_MTU));
     let mtu = usize::from(mtu.unwrap_or(MTU_DEFAULT).max(MTU_DEFAULT));
     Shape { mergeable: false, chain_min: HEADER_LEN + ETHERNET_LEN + mtu }
-}
-
-fn signal(
-    queue: &mut Queue,
-    buffers: &mut Buffers<'_>,
-    interrupt: &Interrupt,
-) -> Result<(), QueueError> {
-    if queue.needs_interrupt(buffers.memory())? | buffers.take_owed_interrupt() {
-        interrupt.signal_used();
-    }
-    Ok(())
 }

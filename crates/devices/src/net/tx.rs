@@ -1,16 +1,10 @@
 //! Sending: from the guest's buffers to the tap, or to the detour.
 
-use std::sync::atomic::Ordering;
-
-use memory::{Bytes, GuestAddress, GuestMemory};
-use virtio::{Activated, BufferError, Chain, Outcome, Queue};
+use memory::GuestMemory;
+use virtio::{Activated, Answer, BufferError, Chain, Outcome, Queue, Until};
 
 use super::frame::{ETHERNET_LEN, FRAME_MAX, HEADER_LEN, Headers};
 use super::{Detoured, Link, TX, Tap};
-use crate::rate;
-
-/// Offset of the index in an available ring (virtio 1.2, 2.7.6).
-const AVAILABLE_INDEX: u64 = 2;
 
 /// What became of a frame.
 enum Sent {
@@ -55,17 +49,17 @@ impl<T: Tap> Link<T> {
         let Activated { memory, queues, interrupt, .. } = active;
         let Some(queue) = queues.get_mut(TX) else { return Outcome::Done };
         let mut frames = 0;
-        let outcome = rate::serve(queue, memory, interrupt, |chain| {
+        let outcome = queue.serve(memory, interrupt, |chain| {
             frames += 1;
             match self.send(memory, chain) {
-                Ok(Sent::Done) => Some(0),
+                Ok(Sent::Done) => Answer::Used(0),
                 Ok(Sent::Later) => {
                     self.metrics.tx_rate_limiter_throttled.inc();
-                    None
+                    Answer::PutBack(Until::Served)
                 }
                 Err(fault) => {
                     self.count_dropped(fault);
-                    Some(0)
+                    Answer::Used(0)
                 }
             }
         });
@@ -148,10 +142,8 @@ impl<T: Tap> Link<T> {
 
 /// How many frames wait in `queue`.
 fn remaining(memory: &GuestMemory, queue: &Queue) -> u64 {
-    let state = queue.state();
-    let index = GuestAddress(state.avail_ring.wrapping_add(AVAILABLE_INDEX));
-    let available = memory.load(index, Ordering::Acquire).map(u16::from_le);
-    available.map_or(0, |index| u64::from(index.wrapping_sub(state.next_avail)))
+    let taken = queue.state().next_avail;
+    queue.available_index(memory).map_or(0, |index| u64::from(index.wrapping_sub(taken)))
 }
 
 impl From<BufferError> for Fault {

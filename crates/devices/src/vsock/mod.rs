@@ -26,15 +26,14 @@ pub mod packet;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use memory::{Bytes, GuestAddress, GuestMemory};
+use memory::GuestMemory;
 use metrics::VsockMetrics;
 use virtio::bindings::virtio_config::VIRTIO_F_IN_ORDER;
 use virtio::bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio::{
-    Activated, Chain, Interrupt, MAX_QUEUE_SIZE, Outcome, Queue, QueueError, VirtioDevice,
+    Activated, Answer, Chain, MAX_QUEUE_SIZE, Outcome, Queue, QueueError, Until, VirtioDevice,
     copy_config,
 };
 
@@ -57,10 +56,6 @@ const TX: usize = 1;
 /// Queue for events.
 const EVENT: usize = 2;
 
-/// Most looks at the queue towards the guest, and so most packets, in one turn.
-const TURN_LOOKS: u32 = MAX_QUEUE_SIZE as u32;
-/// Packets after which the driver hears of what there is so far.
-const LOOKS_PER_SIGNAL: u32 = 16;
 /// Shortest time for the alarm.
 const ALARM_MIN: Duration = Duration::from_millis(1);
 
@@ -137,26 +132,30 @@ impl Vsock {
     /// Has the driver told, if there is one, that all its connections are gone: for a machine that
     /// was restored, after its queues were. It is told as soon as any queue is served.
     pub fn reset_transport(&mut self) {
-        if self.active.as_ref().and_then(|active| active.queues.get(EVENT)).is_some_and(is_ready) {
+        if self
+            .active
+            .as_ref()
+            .and_then(|active| active.queues.get(EVENT))
+            .is_some_and(Queue::ready)
+        {
             self.reset = Reset::Due;
         }
     }
 
     /// Gives the guest what there is for it, while it has buffers and may hear it.
-    fn send(&mut self, now: Duration) -> Result<Outcome, QueueError> {
-        let Self { muxer, active, chain, reset, .. } = self;
+    fn send(&mut self, now: Duration) -> Outcome {
+        let Self { muxer, active, reset, .. } = self;
         let Some(Activated { memory, queues, interrupt, .. }) = active else {
-            return Ok(Outcome::Done);
+            return Outcome::Done;
         };
-        let Some(queue) = queues.get_mut(RX).filter(|queue| is_ready(queue)) else {
-            return Ok(Outcome::Done);
-        };
-        if *reset != Reset::None {
-            return Ok(Outcome::Done);
+        let Some(queue) = queues.get_mut(RX) else { return Outcome::Done };
+        if *reset != Reset::None || !muxer.has_word() {
+            return Outcome::Done;
         }
-        let sent = send_packets(muxer, queue, memory, interrupt, chain, now);
-        signal(queue, memory, interrupt)?;
-        sent
+        queue.serve(memory, interrupt, |chain| {
+            let len = fill(muxer, memory, chain, now);
+            len.map_or(Answer::PutBack(Until::Served), Answer::Used)
+        })
     }
 
     /// Takes what the guest sends.
@@ -168,7 +167,7 @@ impl Vsock {
         let Some(queue) = queues.get_mut(TX) else { return Outcome::Done };
         queue.serve(memory, interrupt, |chain| {
             muxer.receive(memory, chain);
-            0
+            Answer::Used(0)
         })
     }
 
@@ -186,14 +185,14 @@ impl Vsock {
                 if queue.pop(memory, &mut self.chain)? {
                     let event = EVENT_TRANSPORT_RESET.to_le_bytes();
                     let written = self.chain.write_at(memory, 0, &event).map_or(0, |()| 4);
-                    self.reset = Reset::Told(available_index(queue, memory)?);
+                    self.reset = Reset::Told(queue.available_index(memory)?);
                     queue.add_used(memory, self.chain.head(), written)?;
                     queue.enable_notification(memory)?;
-                    signal(queue, memory, interrupt)?;
+                    queue.signal(memory, interrupt)?;
                 }
             }
             Reset::Told(index) => {
-                if available_index(queue, memory)? != index {
+                if queue.available_index(memory)? != index {
                     self.reset = Reset::None;
                 }
             }
@@ -216,7 +215,7 @@ impl Vsock {
             _ => Outcome::Done,
         };
         let sent = match received {
-            Outcome::Done | Outcome::More => self.tell_reset().and_then(|()| self.send(now)),
+            Outcome::Done | Outcome::More => self.tell_reset().map(|()| self.send(now)),
             Outcome::Broken => Ok(Outcome::Broken),
         };
         match sent {
@@ -316,39 +315,12 @@ impl Default for VsockState {
     }
 }
 
-/// See [`Vsock::send`].
-fn send_packets(
-    muxer: &mut Muxer,
-    queue: &mut Queue,
-    memory: &GuestMemory,
-    interrupt: &Interrupt,
-    chain: &mut Chain,
-    now: Duration,
-) -> Result<Outcome, QueueError> {
-    for looks in 1..=TURN_LOOKS {
-        if !muxer.has_word() {
-            return Ok(Outcome::Done);
-        }
-        if !queue.pop(memory, chain)? {
-            if !queue.enable_notification(memory)? {
-                return Ok(Outcome::Done);
-            }
-            continue;
-        }
-        match fill(muxer, memory, chain, now) {
-            Some(len) => queue.add_used(memory, chain.head(), len)?,
-            None => queue.undo_pop(),
-        }
-        if looks % LOOKS_PER_SIGNAL == 0 {
-            signal(queue, memory, interrupt)?;
-        }
-    }
-    Ok(Outcome::More)
-}
-
-/// Puts a packet into `chain` and says how long it is; None if there was none after all. A chain
-/// that can hold no packet with data goes back empty.
+/// Puts a packet into `chain` and says how long it is; None if there is none. A chain that can hold
+/// no packet with data goes back empty.
 fn fill(muxer: &mut Muxer, memory: &GuestMemory, chain: &Chain, now: Duration) -> Option<u32> {
+    if !muxer.has_word() {
+        return None;
+    }
     let end = chain.writable_len().min(HEADER_LEN + DATA_MAX);
     let header_fits = chain.writable_slices(memory, 0..HEADER_LEN).is_ok();
     let room = chain.writable_slices(memory, HEADER_LEN..end).unwrap_or_default();
@@ -361,26 +333,4 @@ fn fill(muxer: &mut Muxer, memory: &GuestMemory, chain: &Chain, now: Duration) -
         Ok(()) => Some(HEADER_LEN as u32 + header.len),
         Err(_) => Some(0),
     }
-}
-
-fn signal(
-    queue: &mut Queue,
-    memory: &GuestMemory,
-    interrupt: &Interrupt,
-) -> Result<(), QueueError> {
-    if queue.needs_interrupt(memory)? {
-        interrupt.signal_used();
-    }
-    Ok(())
-}
-
-/// Whether the driver has set the queue up.
-fn is_ready(queue: &Queue) -> bool {
-    queue.state().ready
-}
-
-/// The driver's index of available buffers (virtio 1.2, 2.7.6).
-fn available_index(queue: &Queue, memory: &GuestMemory) -> Result<u16, QueueError> {
-    let at = GuestAddress(queue.state().avail_ring.wrapping_add(2));
-    memory.load(at, Ordering::Acquire).map_err(|_| QueueError::AvailIndex)
 }
