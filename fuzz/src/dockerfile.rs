@@ -6,10 +6,34 @@ use image::dockerfile::plan::{Wanted, outline, plan};
 
 /// Words that a random text would hardly ever have.
 const WORDS: [&str; 28] = [
-    "FROM scratch\n", "FROM a AS b\n", "ARG A=1\n", "ARG A\n", "ENV B=$A ", "RUN ", "COPY ",
-    "--from=b ", "ADD ", "WORKDIR ", "USER ", "CMD [\"x\"]\n", "SHELL [\"s\"]\n", "EXPOSE 80-",
-    "LABEL ", "VOLUME ", "<<E ", "<<-'E' ", "\nE\n", "${A:-", "${A:+", "}", "\\\n", "\"", "'",
-    "--chmod=", "# escape=`\n", "[a-z]*/../",
+    "FROM scratch\n",
+    "FROM a AS b\n",
+    "ARG A=1\n",
+    "ARG A\n",
+    "ENV B=$A ",
+    "RUN ",
+    "COPY ",
+    "--from=b ",
+    "ADD ",
+    "WORKDIR ",
+    "USER ",
+    "CMD [\"x\"]\n",
+    "SHELL [\"s\"]\n",
+    "EXPOSE 80-",
+    "LABEL ",
+    "VOLUME ",
+    "<<E ",
+    "<<-'E' ",
+    "\nE\n",
+    "${A:-",
+    "${A:+",
+    "}",
+    "\\\n",
+    "\"",
+    "'",
+    "--chmod=",
+    "# escape=`\n",
+    "[a-z]*/../",
 ];
 
 /// Whatever the bytes say, this ends, and soon.

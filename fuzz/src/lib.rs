@@ -17,9 +17,9 @@ pub mod legacy_devices;
 pub mod mmds_frames;
 pub mod mmds_http;
 mod source;
-pub mod translator;
 #[cfg(test)]
 mod tests;
+pub mod translator;
 pub mod virtio_balloon;
 pub mod virtio_net;
 pub mod virtio_transport;

@@ -2,11 +2,14 @@
 //! any: so that a target that has rotted is found without a fuzzer.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Inputs for each target.
 const INPUTS: u64 = 2000;
-/// Bytes in the longest.
+/// Bytes in the longest that is made anew.
 const INPUT_MAX: u64 = 700;
+/// Inputs that are kept to make others of.
+const POOL_MAX: usize = 256;
 
 /// SplitMix64: enough to scatter bytes, and the same everywhere.
 struct Random(u64);
@@ -27,11 +30,56 @@ fn check(name: &str, run: fn(&[u8])) {
         run(&std::fs::read(file.path()).unwrap());
     }
     let mut random = Random(1);
-    for _ in 0..INPUTS {
-        let len = random.next() % INPUT_MAX;
-        let input: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+    let deadline = seconds().map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut pool: Vec<Vec<u8>> = Vec::new();
+    for count in 0.. {
+        let is_over = deadline.map_or(count >= INPUTS, |deadline| Instant::now() >= deadline);
+        if is_over {
+            break;
+        }
+        let input = match pool.is_empty() || random.next() % 2 == 0 {
+            true => fresh(&mut random),
+            false => mutated(&pool, &mut random),
+        };
         run(&input);
+        if pool.len() < POOL_MAX {
+            pool.push(input);
+        } else if random.next() % 16 == 0 {
+            let place = random.next() as usize % POOL_MAX;
+            pool[place] = input;
+        }
     }
+}
+
+/// How long each target runs, if it is to run longer than its fixed number of inputs takes.
+fn seconds() -> Option<u64> {
+    std::env::var("SPARKLER_FUZZ_SECONDS").ok()?.parse().ok()
+}
+
+fn fresh(random: &mut Random) -> Vec<u8> {
+    let len = random.next() % INPUT_MAX;
+    // Few different bytes in one input, and many in another.
+    let mask = [0xFF, 0x0F, 0x81, 0x03][random.next() as usize % 4];
+    (0..len).map(|_| random.next() as u8 & mask).collect()
+}
+
+/// One of the inputs before, with some bytes changed, cut off, or those of another behind them.
+fn mutated(pool: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let mut pick = || random.next() as usize % pool.len();
+    let (mut input, other) = (pool[pick()].clone(), &pool[pick()]);
+    match random.next() % 4 {
+        0 => input.truncate(random.next() as usize % (input.len() + 1)),
+        1 => input.extend(other),
+        _ => {}
+    }
+    input.truncate(4 * INPUT_MAX as usize);
+    for _ in 0..random.next() % 8 {
+        if !input.is_empty() {
+            let at = random.next() as usize % input.len();
+            input[at] = random.next() as u8;
+        }
+    }
+    input
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! | `test [--quick]` | sets up what the tests need, and runs all of them (or the unit tests) |
 //! | `bench [boot | kvm | io]` | criterion's benches; boot times in alternation with QEMU, also with KVM; disk and network |
 //! | `build` | the static program, checked, in `target/static` |
-//! | `fuzz` | lists the fuzz targets, and how to run them |
+//! | `fuzz [SECONDS]` | lists the fuzz targets, and how to run them; or runs each for some seconds |
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -20,7 +20,7 @@ mod test;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot | kvm | io] | build | \
-     fuzz";
+     fuzz [SECONDS]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         ["bench", "io"] => bench::io(),
         ["build"] => build::run(),
         ["fuzz"] => fuzz::list(),
+        ["fuzz", seconds] => fuzz::run(seconds),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {

@@ -128,7 +128,8 @@ fn files_are_copied_without_a_machine() {
     place.file("keep/x.o", "yes");
     place.file(".dockerignore", "**/*.o\n!keep\n");
     symlink("a.txt", place.path("context/link")).unwrap();
-    let tar = Command::new("tar").arg("-C").arg(place.path("base")).args(["-czf", "-", "etc"]).output();
+    let tar =
+        Command::new("tar").arg("-C").arg(place.path("base")).args(["-czf", "-", "etc"]).output();
     place.file("etc.tgz", tar.unwrap().stdout);
     let text = "FROM scratch AS files\nCOPY . /all/\n\
         FROM base\nARG PLACE\nWORKDIR /work\nCOPY link sub keep ./\nCOPY a.txt renamed\n\
@@ -152,7 +153,10 @@ fn files_are_copied_without_a_machine() {
     assert!(place.debugfs("cat /from-image").contains("alice"));
     assert_eq!(place.debugfs("cat /doc"), format!("in {}\n", place.folder.path().display()));
     let owned = place.debugfs("stat /owned/a.txt");
-    assert!(owned.contains("Mode:  0640") && owned.contains("User:  1000   Group:    29"), "{owned}");
+    assert!(
+        owned.contains("Mode:  0640") && owned.contains("User:  1000   Group:    29"),
+        "{owned}"
+    );
     let run = &place.inspect("result")["run"];
     assert_eq!(run["env"], serde_json::json!(["A=1"]));
     assert_eq!(run["entrypoint"], serde_json::json!(["/bin/sh"]));
@@ -208,10 +212,22 @@ fn what_fails_is_named_with_its_line_and_leaves_nothing() {
         ("FROM base\nCOPY ignored /", &[], at(2, "COPY ignored /: /ignored: .dockerignore")),
         ("FROM base\nCOPY --chown=bob Dockerfile /", &[], "the image has no user `bob`".into()),
         ("FROM base\nCOPY Dockerfile /etc/passwd/x", &[], "it is no folder".into()),
-        ("FROM base\nARG PLACE\nRUN echo out; exit 3", &[], at(3, "RUN echo out; exit 3: the command ended with status 3")),
-        ("FROM base\nARG PLACE\nUSER bob\nRUN id", &[], "there is no user bob in /etc/passwd".into()),
+        (
+            "FROM base\nARG PLACE\nRUN echo out; exit 3",
+            &[],
+            at(3, "RUN echo out; exit 3: the command ended with status 3"),
+        ),
+        (
+            "FROM base\nARG PLACE\nUSER bob\nRUN id",
+            &[],
+            "there is no user bob in /etc/passwd".into(),
+        ),
         ("FROM base\nARG PLACE\nRUN [\"/no\"]", &[], "status 127".into()),
-        ("FROM base\nARG PLACE\nRUN sleep 99", &["--timeout", "3"], at(3, "RUN sleep 99: it was stopped after 3 s")),
+        (
+            "FROM base\nARG PLACE\nRUN sleep 99",
+            &["--timeout", "3"],
+            at(3, "RUN sleep 99: it was stopped after 3 s"),
+        ),
         ("FROM base", &["--target", "x"], "it has no stage `x`".into()),
         ("FROM base", &["--owner", "root"], "--owner cannot be given".into()),
         ("FROM base", &["--cpus", "99"], "--cpus".into()),

@@ -113,7 +113,9 @@ impl Disk {
         match drive.backend() {
             DriveBackend::Overlay(path) => Self::open_overlay(path, drive.read_only),
             // The machine refuses sockets, in words of its own.
-            DriveBackend::File(path) | DriveBackend::VhostUser(path) => Self::open_file(path, drive),
+            DriveBackend::File(path) | DriveBackend::VhostUser(path) => {
+                Self::open_file(path, drive)
+            }
         }
     }
 

@@ -506,8 +506,7 @@ impl<'a> Build<'a> {
     }
 
     fn tell(&self, stage: &Stage, step: &Step, at: usize, cached: bool) {
-        let position =
-            Position { stage: stage.index + 1, number: at + 1, of: stage.steps.len() };
+        let position = Position { stage: stage.index + 1, number: at + 1, of: stage.steps.len() };
         self.places.listener.step(step, &position, cached);
     }
 

@@ -71,7 +71,8 @@ pub(super) fn put(tree: &mut Tree, put: &Put, from: &Tree, work: &Path) -> Resul
                     return Err(Error::entry(parts.join("/").as_bytes(), why));
                 }
                 if found.len() > 1 && !is_folder {
-                    let why = format!("it fits {} files, so {} must end with /", found.len(), put.to);
+                    let why =
+                        format!("it fits {} files, so {} must end with /", found.len(), put.to);
                     return Err(Error::entry(parts.join("/").as_bytes(), why));
                 }
                 let mut way = Way { tree, from, to, is_folder, owner, mode: put.mode, work };

@@ -134,7 +134,8 @@ pub fn parse(text: &str) -> Result<Dockerfile, Problem> {
 
 /// Only `ARG` may come before the first `FROM`.
 fn check_order(file: &Dockerfile, next: &Instruction, line: &Line) -> Result<(), Problem> {
-    let begun = file.instructions.iter().any(|it| matches!(it.instruction, Instruction::From { .. }));
+    let begun =
+        file.instructions.iter().any(|it| matches!(it.instruction, Instruction::From { .. }));
     match next {
         Instruction::From { .. } | Instruction::Arg(_) => Ok(()),
         _ if begun => Ok(()),
@@ -219,10 +220,11 @@ impl<'a> Parser<'a> {
         let words = self.some(raw_words(&self.line.rest, self.escape))?;
         let first = words.first().copied().unwrap_or_default();
         if !first.contains('=') {
-            let (name, value) =
-                self.line.rest.split_once(char::is_whitespace).ok_or_else(|| {
-                    format!("`{first}` has no value; write {first}=VALUE")
-                })?;
+            let (name, value) = self
+                .line
+                .rest
+                .split_once(char::is_whitespace)
+                .ok_or_else(|| format!("`{first}` has no value; write {first}=VALUE"))?;
             return Ok(vec![(name.to_owned(), value.trim().to_owned())]);
         }
         let pair = |word: &str| match word.split_once('=') {

@@ -56,9 +56,8 @@ impl Ignore {
     /// Whether the path, relative to the context, is ignored.
     pub fn matches(&self, path: &str) -> bool {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        let fits = |rule: &&Rule| {
-            (1..=parts.len()).any(|len| matches_parts(&rule.parts, &parts[..len]))
-        };
+        let fits =
+            |rule: &&Rule| (1..=parts.len()).any(|len| matches_parts(&rule.parts, &parts[..len]));
         self.rules.iter().rev().find(fits).is_some_and(|rule| rule.ignored)
     }
 

@@ -8,10 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Problem;
 use super::parse::{Command, Dockerfile, Given, Instruction, Located, Transfer};
 use super::pattern::{clean, is_pattern_sound};
 use super::words::{self, Escape};
-use super::Problem;
 use crate::oci::manifest::Run;
 
 /// What runs a command that is a text, where no `SHELL` says otherwise.
@@ -20,8 +20,16 @@ const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Variables that every `RUN` has if the user gives them, and that change no result.
 const PROXIES: [&str; 10] = [
-    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY",
-    "no_proxy", "ALL_PROXY", "all_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
 ];
 /// Variables that an `ARG` without a value gets.
 const PLATFORM: [(&str, &str); 8] = [
@@ -547,9 +555,7 @@ impl Planner<'_> {
                 Given::Document(document) => {
                     let values = |name: &str| self.value(name);
                     let text = match document.expand {
-                        true => {
-                            words::expand_document(&document.text, self.file.escape, &values)?
-                        }
+                        true => words::expand_document(&document.text, self.file.escape, &values)?,
                         false => document.text.clone(),
                     };
                     Source::Text(document.name.clone(), text)

@@ -233,7 +233,10 @@ fn copies() {
     assert_eq!(puts[0].sources, [path(&["x"]), path(&["y", "*"])]);
     assert_eq!((&*puts[0].to, puts[0].mode), ("/w/", Some(0o750)));
     assert_eq!(puts[0].owner.as_deref(), Some("a:b"));
-    assert_eq!((&*puts[1].to, puts[1].unpack, &puts[1].sources[0]), ("/to/", true, &path(&["a b"])));
+    assert_eq!(
+        (&*puts[1].to, puts[1].unpack, &puts[1].sources[0]),
+        ("/to/", true, &path(&["a b"]))
+    );
     assert_eq!((&*puts[2].to, puts[2].unpack), ("/w/g", false));
 }
 

@@ -14,8 +14,8 @@ use host::signals::{SIGHUP, SIGINT, SIGTERM};
 use image::cpio::Writer;
 use image::dockerfile::build::{Ended, Runner};
 use image::dockerfile::plan::Exec;
-use image::kernel::cmdline::{self, Features};
 use image::kernel::Kernel;
+use image::kernel::cmdline::{self, Features};
 use image::{Cache, starter};
 use spec::{
     BootSource, CacheType, CommandLine, DeviceId, Drive, DriveBackend, InitrdPart, InstanceId,

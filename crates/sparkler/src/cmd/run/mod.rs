@@ -10,7 +10,10 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use host::SignalFd;
 use host::signals::{SIGHUP, SIGINT, SIGTERM};
-use vmm::{Control, CpuChoice, Decision, End, GuestEvent, GuestEvents, Machine, Observer, Setup, Stage, Stop};
+use vmm::{
+    Control, CpuChoice, Decision, End, GuestEvent, GuestEvents, Machine, Observer, Setup, Stage,
+    Stop,
+};
 
 use crate::cli::RunArgs;
 use crate::failure::{self, SIGNALLED};

@@ -136,8 +136,9 @@ impl Root {
     /// As whom the command runs, if not as root.
     fn user(&self) -> Option<&str> {
         match self {
-            Self::Stored(image) => Some(image.record.run.user.as_str())
-                .filter(|user| !ROOT_USERS.contains(user)),
+            Self::Stored(image) => {
+                Some(image.record.run.user.as_str()).filter(|user| !ROOT_USERS.contains(user))
+            }
             Self::Memory | Self::File(_) => None,
         }
     }
@@ -321,10 +322,8 @@ mod tests {
             let disks = spec.drives.iter().map(|drive| {
                 ((drive.backend().clone(), drive.cache), drive.read_only, drive.is_root)
             });
-            let others = [
-                (users_disk("a".as_ref()), false, false),
-                (users_disk("b".as_ref()), true, false),
-            ];
+            let others =
+                [(users_disk("a".as_ref()), false, false), (users_disk("b".as_ref()), true, false)];
             let expected = root.into_iter().map(|disk| (disk, false, true)).chain(others);
             assert_eq!(disks.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
         }
