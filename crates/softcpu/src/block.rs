@@ -350,12 +350,6 @@ extern "C" fn head(op: &Op, cpu: &mut Cpu) {
     next(op, cpu)
 }
 
-/// Runs the block behind `head`, which is current, in the interpreter whatever its heat.
-pub fn run_cold(head: NonNull<Op>, cpu: &mut Cpu) {
-    // SAFETY: heads that are found are in live rows.
-    next(unsafe { head.as_ref() }, cpu);
-}
-
 /// The head of a block that runs once and was just decoded: nothing to check.
 pub extern "C" fn head_once(op: &Op, cpu: &mut Cpu) {
     next(op, cpu)

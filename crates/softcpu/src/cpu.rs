@@ -381,7 +381,7 @@ impl Cpu {
     /// Makes the outer loop look at interrupts, timers and requests at the next block.
     #[inline]
     pub fn look_up_soon(&mut self) {
-        self.instructions -= self.budget.max(0) as u64;
+        self.instructions = self.instructions.saturating_sub(self.budget.max(0) as u64);
         self.budget = 0;
     }
 }

@@ -6,7 +6,8 @@
 //!   deliver an interrupt ──▶ find the block at RIP ──▶ run ───┤
 //!                              ▲   decode, translate    │     │ trap: deliver it
 //!                              └────────────────────────┘     │ HLT: sleep
-//!                                target not known yet
+//!                                target not known yet, or to be run by the other of
+//!                                interpreter and translated code
 //! ```
 
 use std::ptr::NonNull;

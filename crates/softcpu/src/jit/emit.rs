@@ -112,12 +112,12 @@ impl Code {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// MOV r64, [at].
+    /// MOV of a 64-bit register from memory.
     pub fn load(&mut self, reg: u8, at: At) {
         self.op_at(true, &[0x8B], reg, at);
     }
 
-    /// MOV [at], r64.
+    /// MOV of a 64-bit register to memory.
     pub fn store(&mut self, reg: u8, at: At) {
         self.op_at(true, &[0x89], reg, at);
     }
@@ -154,13 +154,13 @@ impl Code {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// MOV qword [at], the sign-extended immediate.
+    /// MOV of the sign-extended immediate to 64 bits of memory.
     pub fn store_imm(&mut self, at: At, value: i32) {
         self.op_at(true, &[0xC7], 0, at);
         self.imm32(value);
     }
 
-    /// LEA r64, [at].
+    /// LEA of a 64-bit register.
     pub fn lea(&mut self, to: u8, at: At) {
         self.op_at(true, &[0x8D], to, at);
     }
@@ -261,12 +261,12 @@ impl Code {
         gap
     }
 
-    /// JMP [at].
+    /// JMP to the address in memory.
     pub fn jump_at(&mut self, at: At) {
         self.op_at(false, &[0xFF], 4, at);
     }
 
-    /// CALL [at].
+    /// CALL of the address in memory.
     pub fn call_at(&mut self, at: At) {
         self.op_at(false, &[0xFF], 2, at);
     }

@@ -11,6 +11,7 @@
 //! | `translate` | from a block to code; `encoding`, `emit`, `regs` and `flags` are its tools |
 //! | `cache`, `memory` | where code lies, and how it is found |
 //! | `runtime` | the way in and out |
+//! | `verify` | the comparison of each run with the interpreter |
 //!
 //! The interpreter stays the reference, and does all that is rare: whatever the translator does not
 //! know, every access that is not in the TLB, every fault. Translated code only ever runs to the
@@ -22,7 +23,8 @@
 //! - every access goes through the TLB's tags, and nothing is executed that accesses memory without
 //!   naming it in ModRM;
 //! - every instruction is on a list of those that cannot fault on the host beyond that access:
-//!   alignment is checked, SSE's exceptions are masked, divisions are left to the interpreter;
+//!   alignment is checked, SSE's exceptions are masked, divisions that may fault are left to the
+//!   interpreter;
 //! - code is produced only in this module, and no page of it is writable where it is executable.
 
 mod cache;
@@ -112,6 +114,13 @@ impl Default for JitOptions {
     }
 }
 
+/// Bits of a page's address that is not canonical: the two highest differ.
+const NOT_CANONICAL: u64 = 1 << 63;
+const ANY_PAGE: u64 = (1 << 62) - 4096;
+
+#[repr(C, align(4096))]
+struct Page([u8; 4096]);
+
 /// The translator of one vCPU.
 pub struct Jit {
     translations: Translations,
@@ -121,6 +130,8 @@ pub struct Jit {
     perf_map: Option<File>,
     /// What differed, since it was last taken.
     difference: Option<String>,
+    /// See [`Jit::nowhere`].
+    nowhere: Box<Page>,
     /// Every translation is compared with the interpreter.
     verify: bool,
     /// Offset of the code that leaves by [`Exit::Arrived`].
@@ -167,6 +178,7 @@ impl Jit {
             translations,
             perf_map: options.perf_map.then(open_perf_map).transpose()?,
             difference: None,
+            nowhere: Box::new(Page([0; 4096])),
             verify: options.verify,
             arrived,
             predicted: 0,
@@ -191,6 +203,14 @@ impl Jit {
         self.translations.clear();
         self.arrived = self.translations.keep_exit(Exit::Arrived);
         self.link_from = None;
+    }
+
+    /// The page that stands for the stack's while no page is known to be writable, and what lies
+    /// there. Its address is not canonical, and scattered like the host's; a guest that hit upon it
+    /// with its stack pointer would find a page of its own there instead of a fault.
+    fn nowhere(&mut self) -> (u64, u64) {
+        let host = self.nowhere.0.as_mut_ptr() as u64;
+        (NOT_CANONICAL | host.wrapping_mul(0x9E37_79B9_7F4A_7C15) & ANY_PAGE, host)
     }
 
     /// Takes what a translation differed in from the interpreter.
@@ -224,14 +244,14 @@ impl Cpu {
         let Some(mut jit) = self.jit.take() else { return false };
         let number = self.translation(&mut jit, head);
         let stack = self.tlb.writable_page(self.tlb_set, self.regs[RSP]);
-        match (number, stack) {
-            (None, _) => {}
-            (Some(_), None) => block::run_cold(head, self),
-            (Some(number), Some(stack)) if jit.verify => {
+        let stack = stack.unwrap_or_else(|| jit.nowhere());
+        match number {
+            None => {}
+            Some(number) if jit.verify => {
                 let entry = jit.translations.entry(number);
                 self.run_verified(&mut jit, head, entry, stack);
             }
-            (Some(number), Some(stack)) => self.run_translation(&mut jit, number, from, stack),
+            Some(number) => self.run_translation(&mut jit, number, from, stack),
         }
         self.jit = Some(jit);
         number.is_some()

@@ -98,7 +98,7 @@ pub struct Translation {
     pub exits: Vec<Exit>,
     /// Instructions that are translated.
     pub count: usize,
-    /// The flags that are put away at its end.
+    /// The flags that are put away at its end, and are defined.
     pub matter: u32,
 }
 
@@ -205,12 +205,17 @@ impl<'a> Translator<'a> {
 
     fn finish(mut self) -> Translation {
         self.finish_stubs();
+        // Divisions leave all flags undefined.
+        let known = &self.source.instructions[..self.count];
+        let divides = known
+            .iter()
+            .any(|d| matches!(d.instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv));
         Translation {
             code: self.code.bytes,
             linked: self.linked as u32,
             exits: self.exits,
             count: self.count,
-            matter: self.matter_after[self.count - 1],
+            matter: if divides { 0 } else { self.matter_after[self.count - 1] },
         }
     }
 
