@@ -1,8 +1,9 @@
 //! A Dockerfile, a `.dockerignore` and build arguments, from text to plan.
 
+use image::dockerfile::outline::{Wanted, outline};
 use image::dockerfile::parse::parse;
 use image::dockerfile::pattern::Ignore;
-use image::dockerfile::plan::{Wanted, outline, plan};
+use image::dockerfile::plan::plan;
 
 /// Words that a random text would hardly ever have.
 const WORDS: [&str; 28] = [

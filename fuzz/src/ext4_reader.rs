@@ -13,7 +13,9 @@ use crate::source::Source;
 /// Bytes of the disk.
 const SIZE: usize = 2 << 20;
 /// Folders that are looked into at most.
-const FOLDERS_MAX: usize = 500;
+const FOLDERS_MAX: usize = 10;
+/// Inodes that are looked at at most.
+const INODES_MAX: usize = 2000;
 
 struct Disk(RefCell<Vec<u8>>);
 
@@ -86,7 +88,8 @@ pub fn run(data: &[u8]) {
     let Ok(reader) = Reader::open(&disk, SIZE as u64) else { return };
     let mut open = vec![ROOT];
     let mut looked = 0;
-    while let Some(number) = open.pop() {
+    for _ in 0..INODES_MAX {
+        let Some(number) = open.pop() else { break };
         let Ok(inode) = reader.inode(number) else { continue };
         match inode.body {
             Body::Folder(names) if looked < FOLDERS_MAX => {

@@ -2,9 +2,9 @@
 //!
 //! `cargo bench --package sparkler-image -- TREE.tar` unpacks the archive of a system's files and
 //! makes disks of the folder, by `mke2fs -d` and by ours; then of the archive as `docker save`
-//! would hold it, beside `tar -x` of the same; then disks for machines over an image of 2 GiB with
-//! these files, beside `cp` of it. The median of five runs counts. Everything has been read once
-//! before, so that the disk of the host counts for neither.
+//! would hold it, beside `tar -x` of the same; then disks for machines over an image with these
+//! files, beside `cp` of it. Disks have 2 GiB. The median of five runs counts. Everything has been
+//! read once before, so that the disk of the host counts for neither.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -21,7 +21,7 @@ use sparkler_image::{Quiet, ext4, folder};
 use spec::DriveBackend;
 
 const RUNS: usize = 5;
-/// The disk of the image that machines get disks over.
+/// What the disks are like.
 const LARGE: Recipe = Recipe { size_mib: Some(2048), no_journal: false };
 
 fn main() -> ExitCode {
@@ -35,33 +35,33 @@ fn main() -> ExitCode {
     let work = work.path();
     let tree = work.join("tree");
     unpack(&archive, &tree);
-    println!("| what | ours | theirs | ratio |\n| --- | --- | --- | --- |");
-    compare(
-        "a folder to a disk, `mke2fs -d`",
-        |number| our_disk(&tree, &work.join(format!("ours{number}.ext4"))),
-        |number| mke2fs(&tree, work, number),
-    );
     let saved = save(&archive, work);
+    let (store, image) = convert(&saved, &work.join("store"), &LARGE);
+    let compare = |what, ours: &dyn Fn(&Path), theirs: &dyn Fn(&Path)| {
+        compare(what, &work.join("new"), ours, theirs);
+    };
+    println!("| what | ours | theirs | ratio |\n| --- | --- | --- | --- |");
+    compare("a folder to a disk, `mke2fs -d`", &|new| our_disk(&tree, new), &|new| {
+        mke2fs(&tree, new, image.record.size);
+    });
     compare(
         "`docker save` to a disk, `tar -x`",
-        |number| drop(convert(&saved, &work.join(format!("store{number}")), &Recipe::default())),
-        |number| unpack(&archive, &work.join(format!("unpacked{number}"))),
+        &|new| drop(convert(&saved, new, &LARGE)),
+        &|new| unpack(&archive, new),
     );
-    let (store, image) = convert(&saved, &work.join("store"), &LARGE);
-    compare(
-        "a machine's own disk of 2 GiB, `cp`",
-        |_| own_disk(&store, &image),
-        |number| cp(&image, &work.join(format!("copy{number}"))),
-    );
+    compare("a machine's own disk, `cp`", &|_| own_disk(&store, &image), &|new| cp(&image, new));
     ExitCode::SUCCESS
 }
 
-/// Times both in turn; each run has a number, so that it need not remove what others made.
-fn compare(what: &str, ours: impl Fn(usize), theirs: impl Fn(usize)) {
+/// Times both in turn; what they make is `new`, and is removed when the time has been taken.
+fn compare(what: &str, new: &Path, ours: &dyn Fn(&Path), theirs: &dyn Fn(&Path)) {
     let (mut our, mut their) = (Vec::new(), Vec::new());
-    for number in 0..RUNS {
-        our.push(time(|| ours(number)));
-        their.push(time(|| theirs(number)));
+    for _ in 0..RUNS {
+        for (act, times) in [(ours, &mut our), (theirs, &mut their)] {
+            times.push(time(|| act(new)));
+            // A disk that machines use is gone already; others are a file, or a folder.
+            let _ = fs::remove_file(new).or_else(|_| fs::remove_dir_all(new));
+        }
     }
     let (our, their) = (median(our), median(their));
     let ratio = our.as_secs_f64() / their.as_secs_f64();
@@ -71,15 +71,13 @@ fn compare(what: &str, ours: impl Fn(usize), theirs: impl Fn(usize)) {
 fn our_disk(tree: &Path, out: &Path) {
     let mut files = Tree::new();
     folder::read_into(&mut files, tree, Owner::Same, &Quiet).expect("a folder");
-    ext4::write(files, &Recipe::default(), out, &Quiet).expect("a disk");
+    ext4::write(files, &LARGE, out, &Quiet).expect("a disk");
 }
 
-fn mke2fs(tree: &Path, work: &Path, number: usize) {
-    let out = work.join(format!("theirs{number}.ext4"));
-    let size = fs::metadata(work.join(format!("ours{number}.ext4"))).expect("ours").len();
-    File::create(&out).and_then(|file| file.set_len(size)).expect("a file");
+fn mke2fs(tree: &Path, out: &Path, size: u64) {
+    File::create(out).and_then(|file| file.set_len(size)).expect("a file");
     let mut command = Command::new("/usr/sbin/mke2fs");
-    command.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-d"]).arg(tree).arg(&out);
+    command.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-d"]).arg(tree).arg(out);
     assert!(command.status().expect("mke2fs").success());
 }
 

@@ -4,6 +4,7 @@
 //! FOLDER/image/ID/{disk.ext4, image.json, manifest}   complete, and never changed
 //! FOLDER/names/NAME                                   the ID, one line
 //! FOLDER/blobs/HEX                                    whole, since it got its name afterwards
+//! FOLDER/build-step/KEY/disk.ext4                     what a step of a Dockerfile has made
 //! FOLDER/tmp/, FOLDER/locks/                          as in the cache
 //! ```
 //!
@@ -38,6 +39,7 @@ const DISK: &str = "disk.ext4";
 const RECORD: &str = "image.json";
 const IMAGES_LOCK: &str = "images";
 const BLOBS_LOCK: &str = "blobs";
+const STEPS_LOCK: &str = "build-steps";
 const DEFAULT_TAG: &str = "latest";
 /// Most characters of a name.
 pub const NAME_MAX: usize = 200;
@@ -114,10 +116,14 @@ pub struct Removed {
     pub images: Vec<String>,
     /// How many blobs.
     pub blobs: u64,
+    /// How many disks of Dockerfiles' steps.
+    pub steps: u64,
     /// Bytes that were given back.
     pub bytes: u64,
     /// Whether blobs were left because a pull was using them.
     pub blobs_in_use: bool,
+    /// Whether disks of steps were left because a build was using them.
+    pub steps_in_use: bool,
 }
 
 impl Name {
@@ -253,7 +259,7 @@ impl Store {
         Ok(removed)
     }
 
-    /// Removes images without a name, and blobs.
+    /// Removes images without a name, blobs, and disks of steps.
     pub fn prune(&self) -> Result<Removed> {
         let mut removed = Removed::default();
         {
@@ -261,6 +267,14 @@ impl Store {
             for image in self.images()?.iter().filter(|image| image.names.is_empty()) {
                 self.remove_entry(image, &mut removed)?;
             }
+        }
+        match self.entries.try_lock(STEPS_LOCK)? {
+            Some(_lock) => {
+                let pruned = crate::dockerfile::build::shrink(&self.entries, 0)?;
+                removed.steps = pruned.steps;
+                removed.bytes += pruned.bytes;
+            }
+            None => removed.steps_in_use = true,
         }
         let Some(_lock) = self.entries.try_lock(BLOBS_LOCK)? else {
             removed.blobs_in_use = true;
@@ -292,6 +306,16 @@ impl Store {
     /// A folder for work, in the store's file system.
     pub(crate) fn work(&self) -> Result<Temporary> {
         self.entries.temporary()
+    }
+
+    /// Where disks of steps are kept.
+    pub(crate) fn steps(&self) -> &Cache {
+        &self.entries
+    }
+
+    /// To be held while disks of steps are used.
+    pub(crate) fn hold_steps(&self) -> Result<File> {
+        self.entries.lock_shared(STEPS_LOCK)
     }
 
     /// To be held while blobs are used.

@@ -19,7 +19,7 @@ const APPLETS: [&str; 15] = [
     "printf", "rm", "dd",
 ];
 
-/// A store and a cache of the test's own, but for the kernel, and a context.
+/// A store of the test's own, and a context.
 struct Place {
     folder: tempfile::TempDir,
 }
@@ -81,15 +81,12 @@ impl Place {
         err
     }
 
-    /// Builds the context with this Dockerfile. Steps that see `PLACE` are this test's own: nothing
-    /// that an earlier run has left in the cache fits them.
+    /// Builds the context with this Dockerfile.
     fn build(&self, dockerfile: &str, more: &[&str], code: i32, stderr: &str) -> String {
         self.file("Dockerfile", dockerfile);
         let context = self.path("context").display().to_string();
         let cpu = std::env::var("SPARKLER_TEST_CPU").unwrap_or_else(|_| "soft".to_owned());
-        let unique = format!("PLACE={}", self.folder.path().display());
-        let mut args = vec!["build", &context, "-t", "result", "--cpu", &cpu, "--build-arg"];
-        args.push(&unique);
+        let mut args = vec!["build", &context, "-t", "result", "--cpu", &cpu];
         args.extend(more);
         let stdout = if code == 0 { "result:latest" } else { "" };
         self.check(&args, code, stdout, stderr)
@@ -116,6 +113,7 @@ impl Place {
     fn check_nothing_is_left(&self) {
         self.check(&["inspect", "result"], 125, "", "there is no image `result`");
         assert_eq!(fs::read_dir(self.path("data/images/tmp")).unwrap().count(), 0);
+        assert!(!self.path("data/images/build-step").exists(), "a failed step was kept");
     }
 }
 
@@ -132,11 +130,11 @@ fn files_are_copied_without_a_machine() {
         Command::new("tar").arg("-C").arg(place.path("base")).args(["-czf", "-", "etc"]).output();
     place.file("etc.tgz", tar.unwrap().stdout);
     let text = "FROM scratch AS files\nCOPY . /all/\n\
-        FROM base\nARG PLACE\nWORKDIR /work\nCOPY link sub keep ./\nCOPY a.txt renamed\n\
+        FROM base\nWORKDIR /work\nCOPY link sub keep ./\nCOPY a.txt renamed\n\
         COPY --chown=alice:sound --chmod=640 *.txt /owned/\nADD etc.tgz /unpacked\n\
         COPY etc.tgz /packed/\nCOPY --from=files /all/a.txt /from-stage\n\
-        COPY --from=base /etc/passwd /from-image\nCOPY <<-EOF /doc\n\tin $PLACE\n\tEOF\n\
-        ENV A=1\nUSER alice\nENTRYPOINT [\"/bin/sh\"]\nCMD [\"-c\", \"id\"]\nVOLUME /v\n";
+        COPY --from=base /etc/passwd /from-image\nENV A=1\nCOPY <<-EOF /doc\n\tin $A\n\tEOF\n\
+        USER alice\nENTRYPOINT [\"/bin/sh\"]\nCMD [\"-c\", \"id\"]\nVOLUME /v\n";
     place.build(text, &[], 0, "[stage 2, 2/9] COPY link sub keep ./");
     let names = |folder: &str| {
         let listing = place.debugfs(&format!("ls -p {folder}"));
@@ -151,7 +149,7 @@ fn files_are_copied_without_a_machine() {
     assert_eq!(place.debugfs("cat /work/link"), "A");
     assert_eq!(place.debugfs("cat /from-stage"), "A");
     assert!(place.debugfs("cat /from-image").contains("alice"));
-    assert_eq!(place.debugfs("cat /doc"), format!("in {}\n", place.folder.path().display()));
+    assert_eq!(place.debugfs("cat /doc"), "in 1\n");
     let owned = place.debugfs("stat /owned/a.txt");
     assert!(
         owned.contains("Mode:  0640") && owned.contains("User:  1000   Group:    29"),
@@ -170,10 +168,10 @@ fn commands_run_in_machines_once() {
     place.file("in", "1");
     let text = |last: &str| {
         format!(
-            "FROM base AS made\nARG PLACE\nENV GREETING='good day'\nWORKDIR /work\n\
+            "FROM base AS made\nENV GREETING='good day'\nWORKDIR /work\n\
              RUN echo \"$GREETING\" > /tmp/said; echo first-ran\nCOPY in .\n\
              RUN <<E\ncat /tmp/said in\nE\nUSER alice\nRUN id && echo at $PWD, $HOME >&2\n\
-             FROM base\nARG PLACE\nCOPY --from=made /tmp/said /said\n{last}\n"
+             FROM base\nCOPY --from=made /tmp/said /said\n{last}\n"
         )
     };
     let said = place.build(&text("RUN cat /said; touch /end"), &[], 0, "first-ran");
@@ -198,6 +196,7 @@ fn commands_run_in_machines_once() {
     assert!(!none.contains("CACHED"), "{none}");
     let target = place.build(&text("RUN false"), &["--target", "made"], 0, "[stage 1, 1/");
     assert!(!target.contains("stage 2"), "{target}");
+    place.check(&["prune"], 0, " 8 steps of Dockerfiles", "");
 }
 
 #[test]
@@ -213,20 +212,16 @@ fn what_fails_is_named_with_its_line_and_leaves_nothing() {
         ("FROM base\nCOPY --chown=bob Dockerfile /", &[], "the image has no user `bob`".into()),
         ("FROM base\nCOPY Dockerfile /etc/passwd/x", &[], "it is no folder".into()),
         (
-            "FROM base\nARG PLACE\nRUN echo out; exit 3",
+            "FROM base\nRUN echo out; exit 3",
             &[],
-            at(3, "RUN echo out; exit 3: the command ended with status 3"),
+            at(2, "RUN echo out; exit 3: the command ended with status 3"),
         ),
+        ("FROM base\nUSER bob\nRUN id", &[], "there is no user bob in /etc/passwd".into()),
+        ("FROM base\nRUN [\"/no\"]", &[], "status 127".into()),
         (
-            "FROM base\nARG PLACE\nUSER bob\nRUN id",
-            &[],
-            "there is no user bob in /etc/passwd".into(),
-        ),
-        ("FROM base\nARG PLACE\nRUN [\"/no\"]", &[], "status 127".into()),
-        (
-            "FROM base\nARG PLACE\nRUN sleep 99",
+            "FROM base\nRUN sleep 99",
             &["--timeout", "3"],
-            at(3, "RUN sleep 99: it was stopped after 3 s"),
+            at(2, "RUN sleep 99: it was stopped after 3 s"),
         ),
         ("FROM base", &["--target", "x"], "it has no stage `x`".into()),
         ("FROM base", &["--owner", "root"], "--owner cannot be given".into()),
@@ -240,10 +235,9 @@ fn what_fails_is_named_with_its_line_and_leaves_nothing() {
 #[test]
 fn an_interrupt_ends_a_build() {
     let Some(place) = Place::new() else { return };
-    place.file("Dockerfile", "FROM base\nARG PLACE\nRUN echo begun; sleep 99\n");
+    place.file("Dockerfile", "FROM base\nRUN echo begun; sleep 99\n");
     let context = place.path("context").display().to_string();
-    let unique = format!("PLACE={}", place.folder.path().display());
-    let args = ["build", &context, "-t", "result", "--cpu", "soft", "--build-arg", &unique];
+    let args = ["build", &context, "-t", "result", "--cpu", "soft"];
     let log = fs::File::create(place.path("log")).unwrap();
     let mut child = place.command(&args).stderr(log).spawn().unwrap();
     for _ in 0..600 {

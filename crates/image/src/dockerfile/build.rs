@@ -1,7 +1,7 @@
 //! Does what a plan says, or finds what was done before.
 //!
 //! ```text
-//! base --> Tree --COPY, WORKDIR--> Tree --RUN: written to a disk, a machine--> disk, in the cache
+//! base --> Tree --COPY, WORKDIR--> Tree --RUN: written to a disk, a machine--> disk, which is kept
 //!           ^                                                                   |
 //!           +----------------------- read, where files are copied --------------+
 //! last stage --> Tree --> disk without what was removed --> Store
@@ -9,7 +9,7 @@
 //!
 //! Every step has a key: a hash of the key before it and of all that the step depends on, with the
 //! contents, names and modes of the files that it copies, but not their times. A `RUN` leaves its
-//! disk in the cache under its key; whatever comes before a `RUN` that is found there is not done
+//! disk in the store under its key; whatever comes before a `RUN` that is found there is not done
 //! again. The image remembers the key of its last step.
 //!
 //! Nothing that fails leaves anything: disks are made in temporary folders and renamed.
@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use super::plan::{self, Action, Base, Exec, Plan, Put, Source, Stage, Step, Wanted};
+use super::outline::{self, Base, Wanted};
+use super::plan::{self, Action, Exec, Plan, Put, Source, Stage, Step};
 use super::{Problem, context, copy, parse};
 use crate::cache::{Entry, Key, Temporary};
 use crate::debian::Suite;
@@ -36,13 +37,13 @@ use crate::{Cache, Error, Result, disk};
 
 /// Count up when steps would give something else for the same inputs.
 const RECIPE: u32 = 1;
-/// The kind of entries in the cache.
+/// The kind of entries.
 const KIND: &str = "build-step";
 const DISK: &str = "disk.ext4";
 /// The disk of a machine that runs a command: what it does not use takes no room.
 const RUN_DISK_MIB: u64 = 64 << 10;
-/// What disks of steps may take in the cache. The oldest go first.
-const CACHE_MAX: u64 = 20 << 30;
+/// What disks of steps may take. The oldest go first.
+const STEPS_MAX: u64 = 20 << 30;
 /// With less free room than this, a step that fails probably failed for want of it.
 const ROOM_MIN: u64 = 16 << 20;
 
@@ -67,7 +68,7 @@ pub enum Ended {
 
 /// Hears what is done.
 pub trait Listener {
-    /// A step begins, or is found in the cache.
+    /// A step begins, or was done before.
     fn step(&self, step: &Step, place: &Position, cached: bool);
     /// Something seems wrong, but is no reason to stop.
     fn warning(&self, text: &str);
@@ -102,10 +103,8 @@ pub struct Order {
 /// Where things come from and go to.
 #[derive(Clone, Copy)]
 pub struct Places<'a> {
-    /// Images.
+    /// Images, and disks of steps.
     pub store: &'a Store,
-    /// Disks of steps.
-    pub cache: &'a Cache,
     /// Machines.
     pub runner: &'a dyn Runner,
     /// Who hears of steps.
@@ -114,13 +113,13 @@ pub struct Places<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// What [`prune`] has removed.
+/// What [`shrink`] has removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pruned {
+pub(crate) struct Pruned {
     /// How many disks of steps.
-    pub steps: u64,
+    pub(crate) steps: u64,
     /// Bytes that were given back.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Builds an image, and puts it into the store under this name.
@@ -131,7 +130,7 @@ pub fn build(order: &Order, name: &Name, places: &Places<'_>) -> Result<Image> {
     let text = fs::read(&order.file).map_err(Error::file("read", &order.file))?;
     let text = String::from_utf8(text).map_err(|_| located(Problem::new(0, "it is no text")))?;
     let parsed = parse::parse(&text).map_err(located)?;
-    let outline = plan::outline(&parsed, &order.wanted).map_err(located)?;
+    let outline = outline::outline(&parsed, &order.wanted).map_err(located)?;
     let mut images = Images { places: *places, known: HashMap::new() };
     for (line, name) in outline.images() {
         images.get(name).map_err(|error| at(&file, line, &format!("FROM {name}"), error))?;
@@ -146,13 +145,8 @@ pub fn build(order: &Order, name: &Name, places: &Places<'_>) -> Result<Image> {
     build.image(name)
 }
 
-/// Removes all disks of steps from the cache.
-pub fn prune(cache: &Cache) -> Result<Pruned> {
-    shrink(cache, 0)
-}
-
 /// Removes the oldest disks of steps, until the others take no more than this.
-fn shrink(cache: &Cache, max: u64) -> Result<Pruned> {
+pub(crate) fn shrink(cache: &Cache, max: u64) -> Result<Pruned> {
     let (mut pruned, mut kept) = (Pruned::default(), 0);
     for entry in cache.list(KIND) {
         let bytes = fs::metadata(entry.file(DISK)).map_or(0, |metadata| metadata.blocks() * 512);
@@ -218,6 +212,8 @@ struct Build<'a> {
     plan: &'a Plan,
     images: Images<'a>,
     work: Temporary,
+    /// Nobody else removes disks of steps as long as this is held.
+    _steps: File,
     /// The context, once it was looked at.
     context: Option<Rc<Tree>>,
     /// The keys of a stage's steps, behind that of its base.
@@ -242,7 +238,8 @@ impl<'a> Build<'a> {
             places: *places,
             plan,
             images,
-            work: places.cache.temporary()?,
+            work: places.store.work()?,
+            _steps: places.store.hold_steps()?,
             context: None,
             keys: HashMap::new(),
             done: HashMap::new(),
@@ -336,7 +333,7 @@ impl<'a> Build<'a> {
 
     /// The image: one that was made before from the same, or a new one.
     fn image(mut self, name: &Name) -> Result<Image> {
-        let Places { store, cache, progress, .. } = self.places;
+        let Places { store, progress, .. } = self.places;
         let Some(stage) = self.plan.stages.last() else {
             return Err(Problem::new(0, "there is no FROM in it").within(&self.file));
         };
@@ -370,7 +367,7 @@ impl<'a> Build<'a> {
             run: stage.run.clone(),
         };
         let image = store.add(folder, &written, &record, name)?;
-        shrink(cache, CACHE_MAX)?;
+        shrink(store.steps(), STEPS_MAX)?;
         Ok(image)
     }
 
@@ -405,7 +402,7 @@ impl<'a> Build<'a> {
         Ok(tree)
     }
 
-    /// The last `RUN` of a stage whose disk is in the cache.
+    /// The last `RUN` of a stage whose disk was kept.
     fn newest_run(&self, stage: &Stage, keys: &[Hash]) -> Result<Option<(usize, Entry)>> {
         if self.order.no_cache {
             return Ok(None);
@@ -413,7 +410,7 @@ impl<'a> Build<'a> {
         let runs = stage.steps.iter().zip(keys.iter().skip(1)).enumerate().rev();
         for (at, (step, key)) in runs {
             if matches!(step.action, Action::Run(_))
-                && let Some(entry) = self.places.cache.find(&entry_key(key))
+                && let Some(entry) = self.places.store.steps().find(&entry_key(key))
             {
                 // Its age decides when it goes.
                 let manifest = File::open(entry.file("manifest"));
@@ -468,21 +465,24 @@ impl<'a> Build<'a> {
     }
 
     fn run(&self, step: &Step, command: &Exec, key: Hash, files: Files) -> Result<Files> {
-        let Places { cache, runner, progress, .. } = self.places;
+        let Places { store, runner, progress, .. } = self.places;
+        let steps = store.steps();
         let key = entry_key(&key);
         if self.order.no_cache
-            && let Some(entry) = cache.find(&key)
+            && let Some(entry) = steps.find(&key)
         {
             entry.remove()?;
         }
-        let entry = cache.entry(&key, |folder| {
+        let entry = steps.entry(&key, |folder| {
             let disk = folder.join(DISK);
             files.into_disk(&disk, progress)?;
             progress.done();
             let why = match runner.run(&disk, command) {
                 Ended::Status(0) => return Ok(Vec::new()),
                 Ended::Interrupted => return Err(Error::Interrupted),
-                Ended::Status(status) => format!("the command ended with status {status}"),
+                Ended::Status(status) => {
+                    format!("the command ended with status {status} (it had no network)")
+                }
                 Ended::TimedOut(seconds) => {
                     format!("it was stopped after {seconds} s; --timeout gives it more")
                 }
@@ -494,7 +494,7 @@ impl<'a> Build<'a> {
     }
 
     fn failed(&self, step: &Step, why: &str) -> Error {
-        let root = self.places.cache.root();
+        let root = self.places.store.root();
         let room = rustix::fs::statvfs(root);
         let full = room.is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < ROOM_MIN);
         let hint = match full {

@@ -1,7 +1,7 @@
 //! Images from Dockerfiles.
 //!
 //! ```text
-//! text --lines--> logical lines --parse--> Instruction --plan--> Plan: stages of steps
+//! text --lines--> logical lines --parse--> Instruction --outline, plan--> Plan: stages of steps
 //!                                                                 |
 //!       context, base images --context, tree--> Tree --build------+--> disk, what to run
 //!                                                 |     ^
@@ -15,7 +15,8 @@
 //! | [`parse`] | what an instruction says, typed, not yet expanded |
 //! | [`words`] | words, quotes and variables |
 //! | [`pattern`] | the patterns of `COPY` and of `.dockerignore` |
-//! | [`plan`] | which stages are needed, and the steps of each, with all variables expanded |
+//! | [`outline`] | which stages are needed, and with what they begin |
+//! | [`plan`] | the steps of each, with all variables expanded |
 //! | [`context`] | the files that the user gives, without those that `.dockerignore` names |
 //! | `copy` | `COPY` and `ADD`, on trees |
 //! | [`build`] | does the steps, or finds what they made before |
@@ -34,6 +35,7 @@ pub mod build;
 pub mod context;
 mod copy;
 mod lines;
+pub mod outline;
 pub mod parse;
 pub mod pattern;
 pub mod plan;

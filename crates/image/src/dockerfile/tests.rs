@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::outline::{Base, Wanted, outline};
 use super::parse::{Command, Instruction, parse};
 use super::pattern::{Ignore, matches};
-use super::plan::{Action, Base, Exec, Plan, Put, Source, Wanted, outline, plan};
+use super::plan::{Action, Exec, Plan, Put, Source, plan};
 use super::words::{Escape, expand, raw_words};
 use crate::oci::manifest::Run;
 
@@ -289,4 +294,48 @@ fn a_command_that_is_almost_a_list_is_for_the_shell() {
     let file = parse("FROM a\nCMD [ 'x' ]").unwrap();
     let expected = Instruction::Cmd(Command::Shell("[ 'x' ]".into()));
     assert_eq!(file.instructions[1].instruction, expected);
+}
+
+/// Texts of characters that mean something to the expansion.
+fn texts() -> impl Strategy<Value = String> {
+    const PIECES: [&str; 13] =
+        ["$", "{", "}", ":-", ":+", "a", "b1", "'", "\"", "\\", " ", "\u{e9}", "\n"];
+    vec(select(&PIECES[..]), 0..30).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn quoting_is_undone(text in texts()) {
+        let quoted = format!("'{}'", text.replace('\'', r"'\''"));
+        let none = |_: &str| None;
+        prop_assert_eq!(expand(&quoted, Escape::Backslash, &none), Ok(text.clone()));
+        let escaped: String = text.chars().flat_map(|c| ['\\', c]).collect();
+        prop_assert_eq!(expand(&escaped, Escape::Backslash, &none), Ok(text));
+    }
+
+    #[test]
+    fn a_line_may_be_cut_anywhere(text in "[a-z ]{1,30}", at in 0usize..30) {
+        let at = at.min(text.len());
+        let (one, two) = text.split_at(at);
+        prop_assume!(!one.trim().is_empty() && !two.trim().is_empty());
+        let whole = parse(&format!("FROM x\nRUN {text}")).unwrap();
+        let cut = parse(&format!("FROM x\nRUN {one}\\\n{two}")).unwrap();
+        prop_assert_eq!(whole, cut);
+    }
+
+    #[test]
+    fn patterns_without_stars_fit_themselves(name in "[a-z.*?\\[]{0,12}") {
+        let literal: String = name.chars().flat_map(|c| ['\\', c]).collect();
+        prop_assert!(matches(&literal, &name));
+        prop_assert!(matches(&"?".repeat(name.chars().count()), &name));
+        let (around, longer) = (format!("*{literal}*"), format!("x{name}y"));
+        prop_assert!(matches(&around, &longer));
+    }
+
+    #[test]
+    fn any_text_is_a_plan_or_a_problem(text in texts()) {
+        for line in ["ENV a=", "COPY ", "RUN <<", "LABEL ", "FROM ", "ADD --chown=", "EXPOSE "] {
+            let _ = planned(&format!("FROM base\n{line}{text}\n"), &Wanted::default());
+        }
+    }
 }

@@ -162,9 +162,13 @@ fn prune(store: &Store, json: bool) -> Result<()> {
         return print(&removed);
     }
     let (images, blobs, bytes) = (removed.images.len(), removed.blobs, mib(removed.bytes));
-    println!("removed {images} images and {blobs} blobs, {bytes}");
+    let steps = removed.steps;
+    println!("removed {images} images and {blobs} blobs, {steps} steps of Dockerfiles, {bytes}");
     if removed.blobs_in_use {
         println!("other blobs are in use by a pull, and were left");
+    }
+    if removed.steps_in_use {
+        println!("steps are in use by a build, and were left");
     }
     Ok(())
 }

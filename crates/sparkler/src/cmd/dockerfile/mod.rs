@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use image::dockerfile::build::{Listener, Order, Places, Position, build};
-use image::dockerfile::plan::{Step, Wanted};
+use image::dockerfile::outline::Wanted;
+use image::dockerfile::plan::Step;
 use image::ext4::Recipe;
 use image::store::{Image, Name};
 use image::{Cache, Store};
@@ -84,8 +85,7 @@ pub fn run(store: &Store, found: &Found, args: &BuildArgs) -> Result<(Name, Imag
     let cache = Cache::open()?;
     let bar = Bar::new();
     let machines = Machines::new(options, &cache, &bar)?;
-    let places =
-        Places { store, cache: &cache, runner: &machines, listener: &Told, progress: &bar };
+    let places = Places { store, runner: &machines, listener: &Told, progress: &bar };
     let image = build(&order, &name, &places)?;
     Ok((name, image))
 }
