@@ -44,6 +44,19 @@ pub fn io() -> anyhow::Result<()> {
     shell::run("disk and network", cargo(&args).args(only))
 }
 
+/// A user land's work against QEMU's.
+pub fn cpu() -> anyhow::Result<()> {
+    let args = ["test", "--release", "--package", "sparkler-vmm", "--test", "bench_cpu"];
+    let only = ["--", "--ignored", "--nocapture"];
+    shell::run("a user land's work", cargo(&args).args(only))
+}
+
+/// How soon and how fast the API answers.
+pub fn api() -> anyhow::Result<()> {
+    let args = ["test", "--release", "--package", "sparkler-vmm", "--test", "bench_api"];
+    shell::run("the API", cargo(&args).args(["--", "--ignored", "--nocapture"]))
+}
+
 /// Boots in alternation. `args`: `KERNEL INITRD`, or nothing for what the cache holds.
 pub fn boot(args: &[&str]) -> anyhow::Result<()> {
     let build = ["build", "--release", "--package", "sparkler-vmm", "--package", "sparkler"];

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `ci [--skip-tests]` | formatting, lints, layers, documentation, unit tests |
 //! | `test [--quick]` | sets up what the tests need, and runs all of them (or the unit tests) |
-//! | `bench [boot | kvm | io]` | criterion's benches; boot times in alternation with QEMU, also with KVM; disk and network |
+//! | `bench [boot | cpu | io | kvm]` | criterion's benches; in alternation with QEMU: boots, a user land's work, disk and network, boots with KVM |
 //! | `build` | the static program, checked, in `target/static` |
 //! | `fuzz [SECONDS]` | lists the fuzz targets, and how to run them; or runs each for some seconds |
 #![forbid(unsafe_code)]
@@ -19,7 +19,7 @@ mod test;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot | kvm | io] | build | \
+const USAGE: &str = "usage: cargo xtask ci [--skip-tests] | layers | test [--quick] | bench [boot | cpu | io | kvm] | build | \
      fuzz [SECONDS]";
 
 fn main() -> ExitCode {
@@ -33,8 +33,10 @@ fn main() -> ExitCode {
         ["test", "--quick"] => test::run(test::Extent::Units),
         ["bench"] => bench::criterion(),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
+        ["bench", "cpu"] => bench::cpu(),
         ["bench", "kvm"] => bench::kvm(),
         ["bench", "io"] => bench::io(),
+        ["bench", "api"] => bench::api(),
         ["build"] => build::run(),
         ["fuzz"] => fuzz::list(),
         ["fuzz", seconds] => fuzz::run(seconds),

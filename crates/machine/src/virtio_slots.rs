@@ -2,7 +2,7 @@
 //!
 //! The order is Firecracker's, because guests find devices by it: the balloon, the disks with the
 //! root first, the network interfaces, the socket device, the source of random numbers. Each takes
-//! the next place of the address map, and its back end from the [`Parts`](crate::Parts).
+//! the next place of the address map, and its back end from the [`Parts`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;

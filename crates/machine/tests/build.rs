@@ -15,7 +15,7 @@ use sparkler_machine as machine;
 use sparkler_machine::{Machine, Parts, VirtioHandle, VirtioSlot, build};
 use spec::{
     BootSource, CommandLine, DeviceId, Drive, DriveBackend, Entropy, InitrdPart, InstanceId,
-    MemoryMib, NetworkInterface, VcpuCount, VmSpec,
+    IoEngine, MemoryMib, NetworkInterface, VcpuCount, VmSpec,
 };
 use vcpu::{CpuState, Exit, Kick, MpState, Vcpu, Vm};
 use virtio::GuestSlice;
@@ -329,6 +329,16 @@ fn refusals_say_what_is_wrong() {
     assert_eq!(
         bench.refusal(&vhost),
         "drive d: vhost-user sockets are not supported by this version: remove it"
+    );
+
+    let mut overlay = good.clone();
+    let id = DeviceId::new("drive_id", "d").unwrap();
+    let mut drive_over = Drive::new(id, DriveBackend::Overlay("/o".into())).unwrap();
+    drive_over.io_engine = IoEngine::Async;
+    overlay.drives.put(drive_over).unwrap();
+    assert_eq!(
+        bench.refusal(&overlay),
+        "drive d: overlays with the I/O engine Async are not supported by this version: remove it"
     );
 
     let mut crowded = good.clone();
