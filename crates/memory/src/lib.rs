@@ -10,7 +10,7 @@
 //! - the software CPU asks whether code it decoded is still what memory holds
 //!   ([`PageState::version`]).
 //!
-//! [`discard`] gives memory back to the host, which the log counts as a write.
+//! [`discard()`] gives memory back to the host, which the log counts as a write.
 //!
 //! This crate holds the only pointers into guest RAM. It refuses accesses outside RAM; it does not
 //! know devices, KVM, or instruction sets.

@@ -480,9 +480,7 @@ impl<'a> Build<'a> {
             let why = match runner.run(&disk, command) {
                 Ended::Status(0) => return Ok(Vec::new()),
                 Ended::Interrupted => return Err(Error::Interrupted),
-                Ended::Status(status) => {
-                    format!("the command ended with status {status} (it had no network)")
-                }
+                Ended::Status(status) => format!("the command ended with status {status}"),
                 Ended::TimedOut(seconds) => {
                     format!("it was stopped after {seconds} s; --timeout gives it more")
                 }

@@ -175,7 +175,7 @@ fn class(text: &str, c: char) -> Option<(bool, &str)> {
     }
 }
 
-/// As [`matches`], a part at a time; `**` is for any number of parts.
+/// As [`matches()`], a part at a time; `**` is for any number of parts.
 fn matches_parts(pattern: &[String], parts: &[&str]) -> bool {
     let mut retry: Option<(usize, usize)> = None;
     let (mut p, mut at) = (0, 0);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Cpu, parse_memory};
 
@@ -26,6 +26,9 @@ pub struct DockerfileArgs {
     /// Stop a RUN after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
+    /// What RUN steps reach: by default what this user does, if passt is installed
+    #[arg(long, value_enum, value_name = "NETWORK", default_value_t = Network::User)]
+    pub network: Network,
     /// The kernel that RUN steps run under, as for `sparkler run`
     #[arg(long, value_name = "K")]
     pub kernel: Option<String>,
@@ -38,6 +41,15 @@ pub struct DockerfileArgs {
     /// What runs the guest's code
     #[arg(long, value_enum, value_name = "CPU", default_value_t = Cpu::Auto)]
     pub cpu: Cpu,
+}
+
+/// What a step reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Network {
+    /// What the user of this process does, through passt
+    User,
+    /// Nothing
+    None,
 }
 
 fn parse_argument(text: &str) -> Result<(String, String), String> {

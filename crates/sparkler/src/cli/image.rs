@@ -76,7 +76,7 @@ pub struct BuildArgs {
 /// `sparkler image pull`.
 #[derive(Debug, Args)]
 pub struct PullArgs {
-    /// The image, as [HOST/]REPOSITORY[:TAG][@DIGEST]
+    /// The image, as `[HOST/]REPOSITORY[:TAG][@DIGEST]`
     pub reference: String,
     #[command(flatten)]
     pub disk: DiskArgs,

@@ -4,6 +4,7 @@
 //! only.
 
 mod console;
+mod network;
 mod step;
 
 use std::path::{Path, PathBuf};

@@ -19,15 +19,16 @@ use image::kernel::cmdline::{self, Features};
 use image::{Cache, starter};
 use spec::{
     BootSource, CacheType, CommandLine, DeviceId, Drive, DriveBackend, InitrdPart, InstanceId,
-    MemoryMib, VcpuCount, VmSpec,
+    MemoryMib, NetworkInterface, VcpuCount, VmSpec,
 };
 use vmm::{
-    Console, Control, CpuChoice, Decision, End, GuestEvent, GuestEvents, Machine, Observer, Setup,
-    Stage, Stop,
+    Console, Control, CpuChoice, Decision, End, GuestEvent, GuestEvents, Machine, Observer,
+    Resources, Setup, Stage, Stop,
 };
 
 use super::console::Report;
-use crate::cli::dockerfile::DockerfileArgs;
+use super::network::{self, Network};
+use crate::cli::dockerfile::{self as cli, DockerfileArgs};
 use crate::cmd::run::plan::choose_kernel;
 use crate::progress::Bar;
 
@@ -42,6 +43,7 @@ pub struct Machines<'a> {
     memory: MemoryMib,
     cpu: CpuChoice,
     timeout: Option<Duration>,
+    network: cli::Network,
     kernel: Option<&'a str>,
     cache: &'a Cache,
     bar: &'a Bar,
@@ -57,6 +59,7 @@ impl<'a> Machines<'a> {
             memory: MemoryMib::new(args.memory).context("--memory")?,
             cpu: args.cpu.into(),
             timeout: args.timeout,
+            network: args.network,
             kernel: args.kernel.as_deref(),
             cache,
             bar,
@@ -68,6 +71,11 @@ impl<'a> Machines<'a> {
         if let Some(boot) = self.boot.get() {
             return Ok(boot);
         }
+        if self.network == cli::Network::User && !network::is_installed() {
+            eprintln!(
+                "sparkler: RUN has no network: install Debian's package passt, or say --network none"
+            );
+        }
         let kernel = choose_kernel(self.kernel, self.cache, self.bar)?;
         let initrd = starter::root_initramfs(self.cache, &kernel, self.bar)?;
         Ok(self.boot.get_or_init(|| (kernel, initrd)))
@@ -75,7 +83,10 @@ impl<'a> Machines<'a> {
 
     fn spec(&self, disk: &Path, command: &Exec) -> Result<VmSpec> {
         let (kernel, initrd) = self.boot()?;
-        let line = format!("{} {OPTIONS}", cmdline::default(kernel.source, Features::Few));
+        let mut line = format!("{} {OPTIONS}", cmdline::default(kernel.source, Features::Few));
+        if self.has_network(command) {
+            line = format!("{line} {}", network::option());
+        }
         let line = CommandLine::new(line).context("kernel command line")?;
         let mut boot = BootSource::new(&kernel.vmlinux, line).context("--kernel")?;
         boot.push_initrd(InitrdPart::File(initrd.clone()))?;
@@ -89,11 +100,26 @@ impl<'a> Machines<'a> {
         // If the host dies, so does the step: nothing need reach its disk before the end.
         drive.cache = CacheType::Unsafe;
         spec.drives.put(drive)?;
+        if self.has_network(command) {
+            let id = DeviceId::new("iface_id", "net")?;
+            spec.network.put(NetworkInterface::new(id, network::PROGRAM)?)?;
+        }
         Ok(spec)
     }
 
-    fn start(&self, disk: &Path, command: &Exec, report: &Report) -> Result<(Machine, Control)> {
+    fn has_network(&self, command: &Exec) -> bool {
+        command.network && self.network == cli::Network::User && network::is_installed()
+    }
+
+    fn start(&self, disk: &Path, command: &Exec, report: &Report) -> Result<Started> {
         let spec = self.spec(disk, command)?;
+        let mut resources = Resources::default();
+        let mut network = None;
+        if let Some(interface) = spec.network.iter().next() {
+            let mut passt = Network::start(disk.parent().unwrap_or(Path::new(".")))?;
+            resources.passt(interface, passt.connect()?)?;
+            network = Some(passt);
+        }
         // Before the machine's threads, which would take the signals.
         let signals = SignalFd::new(&[SIGINT, SIGTERM, SIGHUP]).context("cannot watch signals")?;
         let control = Control::new()?;
@@ -104,16 +130,25 @@ impl<'a> Machines<'a> {
             signals: Some(signals),
             observer: guest.clone(),
             guest_events: Some(guest),
+            resources,
             ..Setup::plain()?
         };
-        Ok((Machine::start_with(spec, self.cpu, setup)?, control))
+        let machine = Machine::start_with(spec, self.cpu, setup)?;
+        Ok(Started { machine, control, _network: network })
     }
+}
+
+/// A machine that runs, with its network.
+struct Started {
+    machine: Machine,
+    control: Control,
+    _network: Option<Network>,
 }
 
 impl Runner for Machines<'_> {
     fn run(&self, disk: &Path, command: &Exec) -> Ended {
         let report = Report::default();
-        let (machine, control) = match self.start(disk, command, &report) {
+        let Started { machine, control, _network } = match self.start(disk, command, &report) {
             Ok(started) => started,
             Err(error) => return Ended::Failed(format!("{error:#}")),
         };
