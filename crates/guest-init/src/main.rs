@@ -100,6 +100,9 @@ fn enter_root(root: &str, options: &Options) {
 
 fn serve(options: &Options, environment: &[(OsString, OsString)]) {
     mounts::remaining(options.tmp_on_disk);
+    if let Some(ip) = options.ip.as_ref().filter(|_| options.tmp_on_disk) {
+        net::cover_resolver(ip);
+    }
     match run::run(options, environment) {
         Ok(Outcome::Ended(status)) => hostport::send(hostport::CMD_EXIT_STATUS, Some(status)),
         Ok(Outcome::EndAsked) => {}

@@ -49,7 +49,23 @@ fn write_resolver(servers: &[Ipv4Addr]) {
     if fs::metadata(path).is_ok_and(|file| file.len() > 0) {
         return;
     }
-    let text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     // A read-only disk keeps what it has.
-    let _ = fs::write(path, text);
+    let _ = fs::write(path, resolver(servers));
+}
+
+/// Lets the name servers be known for as long as the machine runs, whatever file the disk has: that
+/// one is to stay as it is.
+pub fn cover_resolver(ip: &IpConfig) {
+    let (cover, path) = ("/dev/shm/resolv.conf", "/etc/resolv.conf");
+    let covered = fs::write(cover, resolver(&ip.name_servers))
+        // There must be a file to be covered.
+        .and_then(|()| fs::OpenOptions::new().append(true).create(true).open(path).map(drop))
+        .and_then(|()| Ok(rustix::mount::mount_bind(cover, path)?));
+    if let Err(error) = covered {
+        eprintln!("init: cannot name the name servers in {path}: {error}");
+    }
+}
+
+fn resolver(servers: &[Ipv4Addr]) -> String {
+    servers.iter().map(|server| format!("nameserver {server}\n")).collect()
 }

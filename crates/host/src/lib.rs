@@ -1,4 +1,4 @@
-//! What the host gives a virtual machine: a terminal, disks in files, taps, randomness, events,
+//! What the host gives a virtual machine: a terminal, disks in files, taps, passt, randomness, events,
 //! signals, and answers about itself.
 //!
 //! Every module is a thin, safe wrapper of a few system calls. There is no policy here: which
@@ -9,6 +9,7 @@ mod disk;
 mod entropy;
 mod events;
 mod overlay;
+mod passt;
 pub mod probe;
 pub mod signals;
 mod stdio;
@@ -22,6 +23,7 @@ pub use disk::{DiskClaim, DiskError, FileDisk};
 pub use entropy::HostEntropy;
 pub use events::{Event, EventFd, Poller, TimerFd};
 pub use overlay::{OverlayDisk, OverlayError};
+pub use passt::Passt;
 pub use signals::SignalFd;
 pub use stdio::{read_stdin, stdout_moves};
 pub use tap::{Tap, TapError};

@@ -5,6 +5,8 @@
 //! they are skipped: `cargo xtask test` pulls one.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -14,9 +16,9 @@ use image::kernel::{self, Source, pull_busybox};
 use image::{Cache, Quiet};
 
 /// Programs of the base image.
-const APPLETS: [&str; 15] = [
+const APPLETS: [&str; 16] = [
     "sh", "cat", "echo", "id", "ls", "stat", "sleep", "test", "env", "touch", "chmod", "mktemp",
-    "printf", "rm", "dd",
+    "printf", "rm", "dd", "wget",
 ];
 
 /// A store of the test's own, and a context.
@@ -249,6 +251,36 @@ fn an_interrupt_ends_a_build() {
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{}", read(&place.path("log")));
     place.check_nothing_is_left();
+}
+
+#[test]
+fn steps_reach_the_network_unless_told_otherwise() {
+    let Some(place) = Place::new() else { return };
+    let outward = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent: this only finds the host's own address.
+    let address = outward.connect("192.0.2.1:9").and_then(|()| outward.local_addr());
+    let installed = Command::new("passt").arg("--version").output().is_ok();
+    let (Ok(address), true) = (address, installed) else {
+        eprintln!("SKIPPED: needs passt and a way out; run `cargo xtask test`");
+        return;
+    };
+    let listener = TcpListener::bind((address.ip(), 0)).unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.read(&mut [0; 1000]).unwrap();
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the host\n").unwrap();
+        }
+    });
+    let text = format!(
+        "FROM base\nRUN wget -qO- {url} && cat /etc/resolv.conf\n\
+         RUN --network=none wget -T 3 -qO- {url} || echo unreachable\n"
+    );
+    let said = place.build(&text, &[], 0, "\nfrom the host\nnameserver 10.0.2.3\n");
+    assert!(said.contains("\nunreachable") && said.matches("from the host").count() == 1, "{said}");
+    assert!(place.debugfs("stat /etc/resolv.conf").contains("Size: 0\n"));
+    place.build(&text, &["--network", "none", "--no-cache"], 125, "Dockerfile:2: RUN wget");
 }
 
 fn read(path: &Path) -> String {

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use devices::block::BlockBackend;
-use host::{DiskClaim, EventFd, FileDisk, OverlayDisk, Tap, UnixHost, UringDisk};
+use host::{DiskClaim, EventFd, FileDisk, OverlayDisk, Passt, Tap, UnixHost, UringDisk};
 use log::warn;
 use spec::{Drive, DriveBackend, IoEngine, NetworkInterface, VmSpec, Vsock};
 
@@ -25,8 +25,16 @@ use crate::Error;
 #[derive(Default)]
 pub struct Resources {
     disks: BTreeMap<String, (Drive, Disk)>,
-    taps: BTreeMap<String, (NetworkInterface, Tap)>,
+    wires: BTreeMap<String, (NetworkInterface, Wire)>,
     vsock: Option<(Vsock, UnixHost)>,
+}
+
+/// The host's end of a network interface.
+pub(crate) struct Wire {
+    /// It.
+    pub back_end: Box<dyn devices::net::Tap>,
+    /// What is raised when something comes.
+    pub event: OwnedFd,
 }
 
 /// A drive's file.
@@ -48,8 +56,19 @@ pub(crate) struct Seat {
 /// All that a machine needs, in the order of its specification.
 pub(crate) struct Taken {
     pub disks: Vec<Disk>,
-    pub taps: Vec<Tap>,
+    pub wires: Vec<Wire>,
     pub vsock: Option<UnixHost>,
+}
+
+impl Wire {
+    fn new(back_end: impl devices::net::Tap + AsFd + 'static) -> Result<Self, Error> {
+        let event = back_end.as_fd().try_clone_to_owned().map_err(Error::event_loop)?;
+        Ok(Self { back_end: Box::new(back_end), event })
+    }
+
+    fn tap(interface: &NetworkInterface) -> Result<Self, Error> {
+        Self::new(Tap::open(interface.host_device())?)
+    }
 }
 
 impl Resources {
@@ -65,8 +84,15 @@ impl Resources {
     /// Opens a network interface's tap.
     pub fn interface(&mut self, interface: &NetworkInterface) -> Result<(), Error> {
         let id = interface.id().to_string();
-        self.taps.remove(&id);
-        self.taps.insert(id, (interface.clone(), Tap::open(interface.host_device())?));
+        self.wires.remove(&id);
+        self.wires.insert(id, (interface.clone(), Wire::tap(interface)?));
+        Ok(())
+    }
+
+    /// Gives a network interface a wire to passt in the place of its tap.
+    pub fn passt(&mut self, interface: &NetworkInterface, passt: Passt) -> Result<(), Error> {
+        let wire = Wire::new(passt)?;
+        self.wires.insert(interface.id().to_string(), (interface.clone(), wire));
         Ok(())
     }
 
@@ -83,7 +109,7 @@ impl Resources {
 
     /// Takes what `spec` needs, and opens what of it is not open yet.
     pub(crate) fn take(mut self, spec: &VmSpec) -> Result<Taken, Error> {
-        let mut taken = Taken { disks: Vec::new(), taps: Vec::new(), vsock: None };
+        let mut taken = Taken { disks: Vec::new(), wires: Vec::new(), vsock: None };
         for drive in &spec.drives {
             let opened = self.disks.remove(drive.id().as_str());
             taken.disks.push(match opened.filter(|(same, _)| same == drive) {
@@ -92,10 +118,10 @@ impl Resources {
             });
         }
         for interface in &spec.network {
-            let opened = self.taps.remove(interface.id().as_str());
-            taken.taps.push(match opened.filter(|(same, _)| same == interface) {
-                Some((_, tap)) => tap,
-                None => Tap::open(interface.host_device())?,
+            let opened = self.wires.remove(interface.id().as_str());
+            taken.wires.push(match opened.filter(|(same, _)| same == interface) {
+                Some((_, wire)) => wire,
+                None => Wire::tap(interface)?,
             });
         }
         if let Some(vsock) = &spec.vsock {
@@ -119,6 +145,7 @@ impl Disk {
         }
     }
 
+    /// With the I/O engine Sync: the machine refuses another.
     fn open_overlay(path: &Path, read_only: bool) -> Result<Self, Error> {
         let disk = OverlayDisk::open(path)?;
         let seat = Seat { claim: disk.claim(), read_only, event: None };

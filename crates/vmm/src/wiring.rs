@@ -65,11 +65,10 @@ impl Wiring {
             wiring.seats.insert(id, disk.seat);
         }
         let detours = metadata::detours(spec, metadata)?;
-        for ((interface, tap), detour) in spec.network.iter().zip(taken.taps).zip(detours) {
-            let fd = tap.as_fd().try_clone_to_owned().map_err(Error::event_loop)?;
+        for ((interface, wire), detour) in spec.network.iter().zip(taken.wires).zip(detours) {
             let id = interface.id().to_string();
-            wiring.events.push(HostEvent { fd, kind: Kind::Net, id });
-            wiring.links.push(Link { tap: Box::new(tap), detour });
+            wiring.events.push(HostEvent { fd: wire.event, kind: Kind::Net, id });
+            wiring.links.push(Link { tap: wire.back_end, detour });
         }
         if let Some(host) = taken.vsock {
             let fd = host.events().map_err(Error::event_loop)?;

@@ -71,7 +71,9 @@ impl Network {
                 Err(_) => {}
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("{PROGRAM} ended ({status}); run it by hand to see why, or use --network none");
+                bail!(
+                    "{PROGRAM} ended ({status}); run it by hand to see why, or use --network none"
+                );
             }
             if start.elapsed() > PATIENCE {
                 bail!("{PROGRAM} does not start; use --network none to do without");
