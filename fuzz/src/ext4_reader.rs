@@ -74,9 +74,13 @@ fn sound() -> ext4::Result<Vec<u8>> {
 
 /// Whatever a disk says, reading it ends, and what is said to be on it is on it.
 pub fn run(data: &[u8]) {
-    static SOUND: OnceLock<Vec<u8>> = OnceLock::new();
-    let mut bytes = SOUND.get_or_init(|| sound().expect("it is described right")).clone();
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u32 + 1;
+    static SOUND: OnceLock<(Vec<u8>, u32)> = OnceLock::new();
+    let (sound, used) = SOUND.get_or_init(|| {
+        let bytes = sound().expect("it is described right");
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u32 + 1;
+        (bytes, used)
+    });
+    let mut bytes = sound.clone();
     let mut source = Source::new(data);
     while !source.is_empty() {
         let at = source.u32();

@@ -19,7 +19,7 @@ pub enum Extent {
 }
 
 /// (program that shows that it is there, Debian package)
-const PACKAGES: [(&str, &str); 19] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("xz", "xz-utils"),
@@ -27,6 +27,7 @@ const PACKAGES: [(&str, &str); 19] = [
     ("cpio", "cpio"),
     ("gcc", "gcc libc6-dev"),
     ("mmdebstrap", "mmdebstrap"),
+    ("passt", "passt"),
     ("setfacl", "acl"),
     ("setfattr", "attr"),
     ("setcap", "libcap2-bin"),

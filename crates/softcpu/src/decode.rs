@@ -19,9 +19,12 @@ pub const BYTES_MAX: usize = 192;
 pub const INSTRUCTION_BYTES_MAX: usize = 15;
 
 /// TZCNT and LZCNT are not offered, so their encodings are BSF and BSR. WBNOINVD, likewise, is
-/// WBINVD.
-pub const OPTIONS: u32 =
-    DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
+/// WBINVD; and all of 0F 18 to 0F 1F is a NOP, for there is neither MPX nor CET (SDM Vol. 2B,
+/// RDSSPD): the unwinder of C++ exceptions runs RDSSPQ on every processor.
+pub const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC
+    | DecoderOptions::NO_MPFX_0FBD
+    | DecoderOptions::NO_WBNOINVD
+    | DecoderOptions::FORCE_RESERVED_NOP;
 
 /// One instruction of a block under construction.
 pub struct Decoded {

@@ -59,10 +59,11 @@ impl Entry {
 /// In `Tlb::frames`: the mapping is global.
 const GLOBAL: u32 = 1 << 31;
 
-/// A tag that matches no address whose entry is number `index`: it has the bits of another, and
-/// those that page addresses have clear.
+/// A tag that matches no access whose first byte has entry number `index`. Its last byte is in the
+/// page of that entry or in the next one, and the tag has the bits of neither: translated code
+/// compares these bits only. The interpreter compares those that page addresses have clear as well.
 const fn no_page(index: usize) -> u64 {
-    ((index ^ 1) << 12 | 1) as u64
+    ((index ^ 2) << 12 | 1) as u64
 }
 
 /// Entry number `index` with no page in it.
@@ -422,5 +423,22 @@ impl Cpu {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Translated code found pages of other entries in the tags of empty ones, for accesses that
+    /// end in the page behind the one that they begin in.
+    #[test]
+    fn regression_an_empty_entry_matches_no_access() {
+        for index in 0..SET_ENTRIES {
+            let tag = empty(index).write >> 12;
+            for last in [index, (index + 1) % SET_ENTRIES] {
+                assert_ne!(tag as usize % SET_ENTRIES, last, "entry {index}");
+            }
+        }
     }
 }

@@ -166,3 +166,24 @@ fn no_memory_is_writable_and_executable() {
     assert!(of_code >= 2, "{maps}");
     assert_eq!(maps.lines().find(|line| line.contains(" rwx")), None);
 }
+
+#[test]
+fn regression_hints_of_what_is_not_offered_do_nothing() {
+    let hints: [&[u8]; 7] = [
+        &[0xF3, 0x48, 0x0F, 0x1E, 0xC8], // RDSSPQ RAX, as in libgcc's unwinder
+        &[0xF3, 0x0F, 0x1E, 0xC8],       // RDSSPD EAX
+        &[0xF3, 0x0F, 0x1E, 0xFA],       // ENDBR64
+        &[0xF3, 0x0F, 0x1B, 0xC0],       // BNDMK's opcode with a register
+        &[0x66, 0x0F, 0x1A, 0x00],       // BNDMOV BND0, [RAX]
+        &[0x0F, 0x1C, 0x00],             // CLDEMOTE [RAX]
+        &[0x0F, 0x18, 0x08],             // PREFETCHT0 [RAX]
+    ];
+    let gpr = check(|asm| {
+        // Not canonical: an access would end the test.
+        asm.mov(rax, 0x1234_5678_9ABC_DEF0_u64).unwrap();
+        for hint in hints {
+            asm.db(hint).unwrap();
+        }
+    });
+    assert_eq!(gpr[0], 0x1234_5678_9ABC_DEF0);
+}

@@ -5,8 +5,8 @@
 //! they are skipped: `cargo xtask test` pulls one.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -254,22 +254,88 @@ fn an_interrupt_ends_a_build() {
 }
 
 #[test]
-fn steps_reach_the_network_unless_told_otherwise() {
+fn a_full_disk_is_named_and_gets_its_room_back() {
     let Some(place) = Place::new() else { return };
-    let outward = UdpSocket::bind("0.0.0.0:0").unwrap();
-    // Nothing is sent: this only finds the host's own address.
-    let address = outward.connect("192.0.2.1:9").and_then(|()| outward.local_addr());
+    let tmp = place.path("data/images/tmp").display().to_string();
+    let mount =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=40M", "none", &tmp]).output();
+    if !mount.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: a full disk takes root to make");
+        return;
+    }
+    place.file("Dockerfile", "FROM base\nRUN dd if=/dev/zero of=/large bs=1M count=200 && sync\n");
+    let context = place.path("context").display().to_string();
+    let output = place.command(&["build", &context, "-t", "x", "--cpu", "soft"]).output();
+    let left = fs::read_dir(&tmp).map(Iterator::count);
+    Command::new("umount").arg(&tmp).status().unwrap();
+    let said = String::from_utf8_lossy(&output.unwrap().stderr).into_owned();
+    assert!(said.contains("Dockerfile:2: RUN dd") && said.contains("disk is full"), "{said}");
+    assert_eq!(left.unwrap(), 0);
+    place.check_nothing_is_left();
+}
+
+/// The environment variable that says that the test's process is in a namespace of its own.
+const INSIDE: &str = "SPARKLER_TEST_INSIDE";
+/// The host's address in that namespace.
+const ADDRESS: &str = "10.99.0.1";
+
+/// A network namespace with a way out that leads nowhere.
+struct Namespace(String);
+
+impl Namespace {
+    fn new() -> Option<Self> {
+        let net = Self(format!("sparkler-passt-{}", std::process::id()));
+        let address = format!("{ADDRESS}/24");
+        let inside = |arguments: &[&str]| {
+            let mut command = Command::new("ip");
+            command.args(["-n", &net.0]).args(arguments).output().is_ok_and(|o| o.status.success())
+        };
+        let made = Command::new("ip").args(["netns", "add", &net.0]).output();
+        let made = made.is_ok_and(|output| output.status.success())
+            && inside(&["link", "set", "lo", "up"])
+            && inside(&["link", "add", "out0", "type", "veth", "peer", "name", "out1"])
+            && inside(&["address", "add", &address, "dev", "out0"])
+            && inside(&["link", "set", "out0", "up"])
+            && inside(&["link", "set", "out1", "up"])
+            && inside(&["route", "add", "default", "via", "10.99.0.2"]);
+        made.then_some(net)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).output();
+    }
+}
+
+#[test]
+fn steps_reach_the_network_unless_told_otherwise() {
+    if std::env::var_os(INSIDE).is_some() {
+        return steps_reach_the_network();
+    }
     let installed = Command::new("passt").arg("--version").output().is_ok();
-    let (Ok(address), true) = (address, installed) else {
-        eprintln!("SKIPPED: needs passt and a way out; run `cargo xtask test`");
+    let Some(net) = Namespace::new().filter(|_| installed) else {
+        eprintln!("SKIPPED: needs passt, and root to make a namespace; run `cargo xtask test`");
         return;
     };
-    let listener = TcpListener::bind((address.ip(), 0)).unwrap();
+    let mut again = Command::new("ip");
+    again.args(["netns", "exec", &net.0]).arg(std::env::current_exe().unwrap());
+    again.args(["--exact", "steps_reach_the_network_unless_told_otherwise", "--nocapture"]);
+    let output = again.env(INSIDE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// In the namespace.
+fn steps_reach_the_network() {
+    let Some(place) = Place::new() else { return };
+    let listener = TcpListener::bind((ADDRESS, 0)).unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            stream.read(&mut [0; 1000]).unwrap();
+            let request = BufReader::new(stream.try_clone().unwrap()).lines();
+            request.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the host\n").unwrap();
         }
     });

@@ -44,8 +44,8 @@ const DISK: &str = "disk.ext4";
 const RUN_DISK_MIB: u64 = 64 << 10;
 /// What disks of steps may take. The oldest go first.
 const STEPS_MAX: u64 = 20 << 30;
-/// With less free room than this, a step that fails probably failed for want of it.
-const ROOM_MIN: u64 = 16 << 20;
+/// With less free room than this after a step, its disk may lack what did not fit.
+const ROOM_MIN: u64 = 4 << 20;
 
 /// Runs commands. The machine is the caller's.
 pub trait Runner {
@@ -477,9 +477,15 @@ impl<'a> Build<'a> {
             let disk = folder.join(DISK);
             files.into_disk(&disk, progress)?;
             progress.done();
-            let why = match runner.run(&disk, command) {
-                Ended::Status(0) => return Ok(Vec::new()),
+            let ended = runner.run(&disk, command);
+            // The guest may not have noticed that what it wrote last went nowhere.
+            if ended != Ended::Interrupted && self.is_full() {
+                let root = self.places.store.root().display();
+                return Err(self.failed(step, &format!("the host's disk is full, at {root}")));
+            }
+            let why = match ended {
                 Ended::Interrupted => return Err(Error::Interrupted),
+                Ended::Status(0) => return Ok(Vec::new()),
                 Ended::Status(status) => format!("the command ended with status {status}"),
                 Ended::TimedOut(seconds) => {
                     format!("it was stopped after {seconds} s; --timeout gives it more")
@@ -492,15 +498,13 @@ impl<'a> Build<'a> {
     }
 
     fn failed(&self, step: &Step, why: &str) -> Error {
-        let root = self.places.store.root();
-        let room = rustix::fs::statvfs(root);
-        let full = room.is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < ROOM_MIN);
-        let hint = match full {
-            true => format!("; the host's disk is full, at {}", root.display()),
-            false => String::new(),
-        };
-        let why = format!("{}: {why}{hint}", step.text);
+        let why = format!("{}: {why}", step.text);
         Error::Dockerfile { file: self.file.clone(), line: step.line, why }
+    }
+
+    fn is_full(&self) -> bool {
+        let room = rustix::fs::statvfs(self.work.path());
+        room.is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < ROOM_MIN)
     }
 
     fn tell(&self, stage: &Stage, step: &Step, at: usize, cached: bool) {

@@ -23,7 +23,7 @@ macro_rules! exec {
     };
 }
 
-exec!(/** Nothing: NOP, prefetches. */ Nop, |_, _cpu| Ok(()));
+exec!(/** Nothing: NOP, hints. */ Nop, |_, _cpu| Ok(()));
 exec!(/** LFENCE, SFENCE, MFENCE: other vCPUs see the guest's accesses in the host's order. */ Fence, |_, _cpu| {
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     Ok(())

@@ -42,17 +42,8 @@ fn without_operands(d: &Decoded, context: Context) -> Option<(Op, Ending)> {
     let i = &d.instruction;
     let long = context.bits == 64;
     let (run, ending) = match i.mnemonic() {
-        Mnemonic::Nop
-        | Mnemonic::Reservednop
-        | Mnemonic::Endbr64
-        | Mnemonic::Endbr32
-        | Mnemonic::Clflush
-        | Mnemonic::Prefetch
-        | Mnemonic::Prefetchw
-        | Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1
-        | Mnemonic::Prefetcht2
-        | Mnemonic::Prefetchnta => falls::<ops::Nop>(),
+        // Prefetches and ENDBR are among the reserved (`decode::OPTIONS`).
+        Mnemonic::Nop | Mnemonic::Reservednop | Mnemonic::Clflush => falls::<ops::Nop>(),
         Mnemonic::Lfence | Mnemonic::Sfence | Mnemonic::Mfence => falls::<ops::Fence>(),
         Mnemonic::Pause => falls::<ops::Pause>(),
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => leaves::<ops::Undefined>(),

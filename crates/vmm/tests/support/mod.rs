@@ -9,6 +9,7 @@
 pub mod debian;
 pub mod namespace;
 pub mod network;
+pub mod userland;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -36,19 +36,7 @@ impl Translator<'_> {
     /// An instruction that goes on to the next.
     pub(super) fn plain(&mut self, i: &Instruction) -> Known<()> {
         match i.mnemonic() {
-            Mnemonic::Nop
-            | Mnemonic::Reservednop
-            | Mnemonic::Endbr64
-            | Mnemonic::Prefetch
-            | Mnemonic::Prefetchw
-            | Mnemonic::Prefetcht0
-            | Mnemonic::Prefetcht1
-            | Mnemonic::Prefetcht2
-            | Mnemonic::Prefetchnta
-                if !i.has_lock_prefix() =>
-            {
-                Ok(())
-            }
+            Mnemonic::Nop | Mnemonic::Reservednop if !i.has_lock_prefix() => Ok(()),
             Mnemonic::Lea => self.load_address(i),
             Mnemonic::Mfence | Mnemonic::Lfence | Mnemonic::Sfence => self.verbatim(i),
             Mnemonic::Div => self.divide(i, false),
